@@ -1,0 +1,49 @@
+# Every target does its own set-up. `make help` lists them.
+SHELL := /bin/bash
+.ONESHELL:
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: help setup demo test lint type bench up down lock clean
+
+help: ## List the targets
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 14
+
+setup: .venv/.ready ## Build .venv with the pinned requirements and the hindcast command
+
+.venv/.ready: requirements.txt requirements-dev.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; ok = (3, 11) <= sys.version_info[:2] <= (3, 13); sys.exit(0 if ok else f"hindcast needs Python 3.11, 3.12 or 3.13; $$(command -v $(PYTHON)) is {sys.version.split()[0]}. Try: make PYTHON=python3.12 setup")'
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check "uv>=0.5,<1"
+	VIRTUAL_ENV=$(CURDIR)/.venv $(BIN)/uv pip install --quiet --compile-bytecode -r requirements-dev.txt
+	VIRTUAL_ENV=$(CURDIR)/.venv $(BIN)/uv pip install --quiet --no-deps --editable .
+	touch $@
+
+demo: setup ## Replay seven weeks of real flights, run the hourly DAG in Airflow, print what it found
+	$(BIN)/python -m demo
+
+test: setup ## Run the tests
+	$(BIN)/python -m pytest
+
+lint: setup ## Check style (ruff) and types (mypy)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: setup ## Run the benchmarks: ratios measured side by side
+	$(BIN)/python benchmarks/kernel.py
+
+up: setup ## Start Airflow (three processes on SQLite, http://127.0.0.1:8080)
+	$(BIN)/python -m demo.airflow up
+
+down: ## Stop what `make up` started
+	$(BIN)/python -m demo.airflow down
+
+lock: setup ## Resolve the pinned requirements again
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --no-annotate --no-header --extra checks --extra airflow --extra demo pyproject.toml --output-file requirements.txt
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --no-annotate --no-header --extra checks --extra airflow --extra demo --extra dev -c requirements.txt pyproject.toml --output-file requirements-dev.txt
+
+clean: ## Remove everything the other targets leave behind
+	rm -rf .venv .hindcast .airflow build include/*.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -1,0 +1,364 @@
+"""Model files: one YAML per monitored model, validated once, frozen afterwards.
+
+An unknown key, a missing one or a wrong value is refused with the file, the key, the value and what is allowed.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+import os
+from datetime import UTC, date, datetime, time
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+from urllib.parse import urlsplit
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+import yaml
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+
+from hindcast.errors import ConfigError
+from hindcast.metrics import METRICS
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+DEFAULT_DIRECTORY = Path("include/models")
+
+Task = Literal["binary", "multiclass", "regression"]
+Kind = Literal["numeric", "categorical"]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+
+
+def _as_moment(value: object) -> object:
+    """YAML reads `2013-01-01` as a date; a moment without a zone is UTC."""
+    if isinstance(value, datetime):
+        return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+    if isinstance(value, date):
+        return datetime.combine(value, time(), tzinfo=UTC)
+    return value
+
+
+def _known_metric(name: str) -> str:
+    allowed = [metric.name for metric in METRICS.values() if metric.family == "performance"]
+    if name not in allowed:
+        message = f"is no performance metric; allowed: {', '.join(allowed)}"
+        raise ValueError(message)
+    return name
+
+
+def _known_zone(name: str) -> str:
+    try:
+        ZoneInfo(name)
+    except (ZoneInfoNotFoundError, ValueError):
+        message = "is no time zone; allowed: a name of the IANA database such as UTC or America/New_York"
+        raise ValueError(message) from None
+    return name
+
+
+def _known_cron(expression: str) -> str:
+    fields = expression.split()
+    minute = fields[0] if len(fields) == 5 else ""
+    if not (minute.isdigit() and int(minute) < 60):
+        message = "is no hourly cron expression; allowed: five fields with a fixed minute, such as '10 * * * *'"
+        raise ValueError(message)
+    return expression
+
+
+Moment = Annotated[datetime, BeforeValidator(_as_moment)]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True, protected_namespaces=())
+
+
+class Owner(_Section):
+    """Who answers for the model."""
+
+    team: str = "unowned"
+    oncall: str = "unowned"
+
+
+class Logs(_Section):
+    """Where rows lie: a folder, ``s3://bucket/prefix`` or ``bq://project.dataset.table``."""
+
+    uri: str
+    connection: str | None = None
+
+
+class Reference(_Section):
+    """Training data: a Parquet file or folder, or a range of past windows of the logs."""
+
+    uri: str | None = None
+    start: Moment | None = Field(None, alias="from")
+    end: Moment | None = Field(None, alias="to")
+
+    @model_validator(mode="after")
+    def _complete(self) -> Reference:
+        if self.uri is None and (self.start is None or self.end is None):
+            message = "needs a uri, or from and to (a range of past windows of the logs)"
+            raise ValueError(message)
+        if self.start and self.end and self.start >= self.end:
+            message = f"from ({self.start.isoformat()}) must lie before to ({self.end.isoformat()})"
+            raise ValueError(message)
+        return self
+
+
+class Feature(_Section):
+    """What a feature must look like; a key left out is not checked."""
+
+    type: Kind
+    min: float | None = None
+    max: float | None = None
+    values: tuple[str | int | float | bool, ...] | None = None
+    max_missing: Fraction | None = None
+    store_values: bool = True
+
+
+class Performance(_Section):
+    """How degradation is judged; `threshold` and `critical` are relative changes, as fractions."""
+
+    metrics: tuple[Annotated[str, AfterValidator(_known_metric)], ...] | None = None
+    baseline_days: int = Field(7, ge=1, le=90)
+    threshold: float = Field(0.05, gt=0)
+    critical: float = Field(0.10, gt=0)
+    label_ages_hours: tuple[Annotated[int, Field(ge=0, le=24 * 90)], ...] = Field((0, 6, 24), min_length=1)
+    min_label_coverage: Fraction = 0.5
+    max_segment_values: int = Field(20, ge=1, le=1000)
+
+
+class Drift(_Section):
+    """How drift is judged; see docs/alert-policy.md."""
+
+    budget_false_alarms_per_week: float = Field(1.0, gt=0, le=100)
+    seasonal_weeks: int = Field(4, ge=1, le=8)
+    bins: int = Field(1024, ge=16, le=4096)
+
+
+class Quality(_Section):
+    """Expectations about the window as a whole."""
+
+    max_duplicates: Fraction = 0.0
+    max_misplaced: Fraction = 0.0
+
+
+class Artifact(_Section):
+    """The model itself, for explanations; loaded only if its sha256 matches."""
+
+    uri: str
+    format: Literal["lightgbm", "xgboost", "sklearn", "onnx", "mlflow"]
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = None
+    allow_pickle: bool = False
+
+
+class Explain(_Section):
+    """Global SHAP importance of a seeded sample of the window."""
+
+    model: Artifact | None = None
+    method: Literal["auto", "native", "tree", "permutation"] = "auto"
+    sample_rows: int = Field(3000, ge=10, le=100_000)
+
+
+class BusinessMetric(_Section):
+    """A column of the logs summed or averaged per window."""
+
+    column: str
+    aggregate: Literal["sum", "mean"] = "sum"
+    worse: Literal["lower", "higher"] = "lower"
+
+
+class Schedule(_Section):
+    """When a window is checked; `timezone` is where seasons are counted, so that daylight saving shifts nothing."""
+
+    hourly: Annotated[str, AfterValidator(_known_cron)] | None = None
+    settle_minutes: int = Field(10, ge=0, le=24 * 60)
+    timezone: Annotated[str, AfterValidator(_known_zone)] = "UTC"
+
+
+class ModelFile(_Section):
+    """One monitored model."""
+
+    model: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,127}$")]
+    owner: Owner = Owner()
+    task: Task
+    positive_class: str | int | float | bool = 1
+    logs: Logs
+    labels: Logs | None = None
+    reference: Reference
+    features: dict[str, Feature] = {}
+    segments: tuple[str, ...] = ()
+    performance: Performance = Performance()
+    drift: Drift = Drift()
+    quality: Quality = Quality()
+    explain: Explain = Explain()
+    business: dict[str, BusinessMetric] = {}
+    schedule: Schedule = Schedule()
+    path: Path = Field(Path(), exclude=True)
+
+    @cached_property
+    def digest(self) -> str:
+        """Sixteen hex digits that change when any key does; stored with every row."""
+        text = json.dumps(self.model_dump(mode="json", by_alias=True), sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    @property
+    def zone(self) -> ZoneInfo:
+        """Time zone of the seasons."""
+        return ZoneInfo(self.schedule.timezone)
+
+    def resolve(self, uri: str) -> str:
+        """Make a relative path absolute; it is relative to the model file's own directory."""
+        parts = urlsplit(uri)
+        if parts.scheme == "file":
+            return parts.path
+        if parts.scheme:
+            return uri
+        return str((self.path.parent / uri).resolve())
+
+
+class _Loader(yaml.SafeLoader):
+    """SafeLoader that refuses a key given twice instead of taking the last."""
+
+
+def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
+    keys = [loader.construct_object(key) for key, _ in node.value]  # type: ignore[no-untyped-call]
+    for key in keys:
+        if keys.count(key) > 1:
+            message = f"key {key!r} stands twice, line {node.start_mark.line + 1} and below"
+            raise yaml.constructor.ConstructorError(None, None, message, node.start_mark)
+    return loader.construct_mapping(node, deep=True)
+
+
+_Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)
+
+
+def _allowed_keys(location: tuple[int | str, ...]) -> list[str]:
+    """Keys of the section that `location` points into."""
+    section: Any = ModelFile
+    for part in location:
+        if not (isinstance(section, type) and issubclass(section, BaseModel)):
+            break
+        field = next((f for n, f in section.model_fields.items() if part in (n, f.alias)), None)
+        if field is None:
+            break
+        section = _section_of(field.annotation)
+    if not (isinstance(section, type) and issubclass(section, BaseModel)):
+        return []
+    return [f.alias or n for n, f in section.model_fields.items() if n != "path"]
+
+
+def _section_of(annotation: Any) -> Any:  # noqa: ANN401 - a type of any shape
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    inner = [_section_of(a) for a in getattr(annotation, "__args__", ())]
+    return next((s for s in inner if s is not None), None)
+
+
+def _explain(error: Any) -> str:  # noqa: ANN401 - pydantic's ErrorDetails
+    """One line of a refusal: key, value, what is allowed."""
+    location = tuple(part for part in error["loc"] if not (isinstance(part, str) and part.startswith("function-")))
+    key = ".".join(str(part) for part in location) or "(file)"
+    if error["type"] == "extra_forbidden":
+        allowed = _allowed_keys(location[:-1])
+        near = difflib.get_close_matches(str(location[-1]), allowed, n=1)
+        hint = f" (did you mean {near[0]!r}?)" if near else ""
+        return f"{key}: unknown key {str(location[-1])!r}{hint}; allowed: {', '.join(allowed)}"
+    if error["type"] == "missing":
+        return f"{key}: required key is missing"
+    if error["type"] in {"frozen_instance", "model_type", "dict_type"}:
+        return f"{key}: got {error['input']!r}; allowed: a mapping"
+    message = error["msg"].removeprefix("Value error, ").replace("Input should be ", "allowed: ")
+    value = error["input"]
+    shown = f"got {value!r}; " if not isinstance(value, dict) else ""
+    return f"{key}: {shown}{message}"
+
+
+def load(path: Path) -> ModelFile:
+    """Read and validate one model file.
+
+    Raises
+    ------
+    ConfigError
+        Not readable, not YAML, or a key is unknown, missing or wrong: every fault in one message.
+    """
+    try:
+        content = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)  # noqa: S506 - a SafeLoader
+    except (OSError, UnicodeDecodeError) as error:
+        message = f"{path}: cannot be read: {error}"
+        raise ConfigError(message) from error
+    except yaml.YAMLError as error:
+        message = f"{path}: is no valid YAML: {' '.join(str(error).split())}"
+        raise ConfigError(message) from error
+    if not isinstance(content, dict):
+        message = f"{path}: holds {type(content).__name__}; allowed: a mapping with keys {', '.join(_allowed_keys(()))}"
+        raise ConfigError(message)
+    if "path" in content:
+        message = f"{path}: path: unknown key 'path'; allowed: {', '.join(_allowed_keys(()))}"
+        raise ConfigError(message)
+    try:
+        return ModelFile.model_validate({**content, "path": path.absolute()})
+    except ValidationError as error:
+        lines = [f"{path}: {_explain(detail)}" for detail in error.errors()]
+        raise ConfigError("\n".join(lines)) from None
+
+
+def location(given: str | os.PathLike[str] | None = None) -> Path:
+    """Where model files are: what was given, else HINDCAST_CONFIG, else ``include/models``."""
+    return Path(given or os.environ.get("HINDCAST_CONFIG") or DEFAULT_DIRECTORY)
+
+
+def paths(given: str | os.PathLike[str] | None = None) -> list[Path]:
+    """Every model file, by name.
+
+    Raises
+    ------
+    ConfigError
+        The place does not exist.
+    """
+    place = location(given)
+    if place.is_dir():
+        return sorted(p for p in place.iterdir() if p.suffix in {".yaml", ".yml"})
+    if place.is_file():
+        return [place]
+    message = f"{place}: no such file or directory; model files are looked for in --config, HINDCAST_CONFIG or {DEFAULT_DIRECTORY}"
+    raise ConfigError(message)
+
+
+def load_all(given: str | os.PathLike[str] | None = None) -> Iterator[ModelFile | ConfigError]:
+    """Every model file, validated; one bad file is yielded as its error and stops no other."""
+    seen: dict[str, Path] = {}
+    for path in paths(given):
+        try:
+            model = load(path)
+        except ConfigError as error:
+            yield error
+            continue
+        if model.model in seen:
+            message = f"{path}: model: {model.model!r} is already the name in {seen[model.model]}"
+            yield ConfigError(message)
+            continue
+        seen[model.model] = path
+        yield model
+
+
+def find(name: str, given: str | os.PathLike[str] | None = None) -> ModelFile:
+    """The model file of `name`.
+
+    Raises
+    ------
+    ConfigError
+        No file has that name, or the file that should is wrong.
+    """
+    known: list[str] = []
+    faults: list[str] = []
+    for item in load_all(given):
+        if isinstance(item, ConfigError):
+            faults.append(str(item))
+        elif item.model == name:
+            return item
+        else:
+            known.append(item.model)
+    message = f"unknown model {name!r} in {location(given)}; known: {', '.join(known) or 'none'}"
+    raise ConfigError("\n".join([message, *faults]))

@@ -1,0 +1,1 @@
+"""Drift: how far the current rows have moved from a baseline, and whether that is worth waking somebody."""

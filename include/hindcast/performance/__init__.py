@@ -1,0 +1,1 @@
+"""How good the predictions were: scores of a window, mergeable outcomes, and labels that come late."""

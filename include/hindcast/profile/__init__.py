@@ -1,0 +1,1 @@
+"""Profiles: what one pass over the rows keeps of them."""

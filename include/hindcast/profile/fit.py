@@ -1,0 +1,119 @@
+"""Fits the bins to a reference, and says what each column holds."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pyarrow as pa
+
+from hindcast.errors import SourceUnreadable
+from hindcast.profile.bins import LATENCY_EDGES, PROBABILITY_EDGES, Bins, fit_categories, fit_edges
+from hindcast.profile.scan import blocks, floats, texts
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+    import pyarrow.parquet as pq
+
+RESERVED = frozenset(
+    {
+        "prediction_id", "model_name", "model_version", "timestamp", "prediction", "confidence", "score", "latency_ms",
+        "ground_truth", "error", "trace_id", "cost", "label_timestamp",
+    }
+)  # fmt: skip
+
+
+def feature_columns(names: Sequence[str]) -> tuple[str, dict[str, str]]:
+    """Features of a file: the prefix that its columns have, and feature -> column.
+
+    If any column is ``feature_*``, only those are features; else every column that the log schema does not reserve.
+
+    Examples
+    --------
+    >>> feature_columns(["feature_a", "b", "score"])
+    ('feature_', {'a': 'feature_a'})
+    >>> feature_columns(["a", "prediction", "score_yes"])
+    ('', {'a': 'a'})
+    """
+    prefixed = {name.removeprefix("feature_"): name for name in names if name.startswith("feature_")}
+    if prefixed:
+        return "feature_", prefixed
+    return "", {name: name for name in names if name not in RESERVED and not name.startswith("score_")}
+
+
+def kind_of(type_: pa.DataType) -> str | None:
+    """``numeric``, ``categorical``, or None where the type is neither.
+
+    Examples
+    --------
+    >>> kind_of(pa.int8()), kind_of(pa.bool_()), kind_of(pa.dictionary(pa.int32(), pa.string())), kind_of(pa.list_(pa.int8()))
+    ('numeric', 'categorical', 'categorical', None)
+    """
+    kind = type_.value_type if pa.types.is_dictionary(type_) else type_
+    if pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind):
+        return "categorical"
+    if pa.types.is_boolean(kind):
+        return "categorical"
+    if pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind):
+        return "numeric"
+    return "numeric" if pa.types.is_temporal(kind) and not pa.types.is_interval(kind) else None
+
+
+def fit_bins(files: Sequence[pq.ParquetFile], kinds: Mapping[str, str], n_bins: int, *, prefix: str = "feature_") -> Bins:
+    """Bins of every column in `kinds`, fitted to the rows of `files`; one column at a time is held in memory.
+
+    Parameters
+    ----------
+    files : sequence of ParquetFile
+    kinds : mapping
+        Column of the log -> ``numeric`` or ``categorical``. ``score*``, ``confidence`` and ``latency_ms`` have fixed bins.
+        A column that no file has, or that has no value, is left out.
+    n_bins : int
+    prefix : str
+        What the files call ``feature_``.
+
+    Raises
+    ------
+    SourceUnreadable
+        A numeric column holds text.
+    """
+    numeric: dict[str, np.ndarray[tuple[int, ...], np.dtype[np.float64]]] = {}
+    categorical: dict[str, tuple[str, ...]] = {}
+    for column, kind in kinds.items():
+        source = prefix + column.removeprefix("feature_") if column.startswith("feature_") else column
+        having = [file for file in files if source in file.schema_arrow.names]
+        if column == "latency_ms":
+            numeric[column] = LATENCY_EDGES
+        elif column == "confidence" or column == "score" or column.startswith("score_"):
+            numeric[column] = PROBABILITY_EDGES
+        elif kind == "numeric":
+            edges = fit_edges(_all_values(having, source, column), n_bins)
+            if edges.size:
+                numeric[column] = edges
+        else:
+            categorical[column] = fit_categories(_all_counts(having, source))
+    return Bins(tuple(numeric), tuple(numeric.values()), tuple(categorical), tuple(categorical.values()))
+
+
+def _all_values(
+    files: Iterable[pq.ParquetFile], source: str, column: str
+) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:
+    parts = [np.empty(0)]
+    for file in files:
+        for block in blocks(file, source):
+            values = floats(block)
+            if values is None:
+                message = f"reference: {column} is configured as numeric and holds {block.type}"
+                raise SourceUnreadable(message)
+            parts.append(values[np.isfinite(values)])
+    return np.concatenate(parts)
+
+
+def _all_counts(files: Iterable[pq.ParquetFile], source: str) -> dict[str, int]:
+    counts: dict[str, int] = {}
+    for file in files:
+        for block in blocks(file, source):
+            for value, rows in zip(*(texts(block) or ((), ())), strict=True):
+                counts[value.as_py()] = counts.get(value.as_py(), 0) + int(rows)
+    return counts

@@ -1,0 +1,179 @@
+"""The profile of some rows: counts and sums per bin. Adding two gives the profile of both, exactly, in any order."""
+
+from __future__ import annotations
+
+import json
+import struct
+import zlib
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from hindcast.errors import UsageError
+
+if TYPE_CHECKING:
+    from hindcast.profile.bins import Bins
+
+    Integers = np.ndarray[tuple[int, ...], np.dtype[np.int64]]
+    Floats = np.ndarray[tuple[int, ...], np.dtype[np.float64]]
+
+# What follows a numeric column's bins: values that lie in none.
+NULL, NAN, MINUS_INF, PLUS_INF, INVALID = range(5)
+# What follows a categorical column's known values.
+NEW, NULL_CATEGORY, INVALID_CATEGORY = range(3)
+NEW_VALUES_KEPT = 100
+_MAGIC = b"HCP1"
+
+
+@dataclass
+class Profile:
+    """Counts and sums of some rows in the bins of one reference.
+
+    Attributes
+    ----------
+    numeric : int64 array of shape (n_numeric, width + 5)
+        Counts per bin, then null, NaN, -inf, +inf, and invalid (not a number at all).
+    sums : int64 array of shape (n_numeric, width)
+        Sum per bin of ``round((value - center) / unit)``; see `Profile.values`.
+    categorical : int64 array of shape (n_categorical, depth + 3)
+        Counts per known value, then new, null, and invalid.
+    low, high : float64 arrays of shape (n_numeric,)
+        Smallest and largest finite value; +inf and -inf when there is none.
+    outside : int64 array of shape (n_numeric + n_categorical, 2)
+        Rows below and above the configured range; rows with a value that is not allowed (first column).
+    types : dict
+        Arrow type as found -> rows, per column.
+    new_values : dict
+        Per categorical column, the new values with the smallest hashes: value -> [hash, rows]. Which ones are kept does
+        not depend on the order of the rows, so merging stays exact.
+    """
+
+    bins: Bins
+    rows: int = 0
+    numeric: Integers = field(default_factory=lambda: np.empty(0, np.int64))
+    sums: Integers = field(default_factory=lambda: np.empty(0, np.int64))
+    categorical: Integers = field(default_factory=lambda: np.empty(0, np.int64))
+    low: Floats = field(default_factory=lambda: np.empty(0))
+    high: Floats = field(default_factory=lambda: np.empty(0))
+    outside: Integers = field(default_factory=lambda: np.empty(0, np.int64))
+    types: dict[str, dict[str, int]] = field(default_factory=dict)
+    new_values: dict[str, dict[str, tuple[int, int]]] = field(default_factory=dict)
+
+    @classmethod
+    def empty(cls, bins: Bins) -> Profile:
+        """Profile of no rows."""
+        n, c = len(bins.numeric), len(bins.categorical)
+        return cls(
+            bins,
+            0,
+            np.zeros((n, bins.width + 5), np.int64),
+            np.zeros((n, bins.width), np.int64),
+            np.zeros((c, bins.depth + 3), np.int64),
+            np.full(n, np.inf),
+            np.full(n, -np.inf),
+            np.zeros((n + c, 2), np.int64),
+        )
+
+    def __iadd__(self, other: Profile) -> Profile:
+        if self.bins.digest != other.bins.digest:
+            message = f"profiles of different bins cannot be added: {self.bins.digest} and {other.bins.digest}"
+            raise UsageError(message)
+        self.rows += other.rows
+        self.numeric += other.numeric
+        self.sums += other.sums
+        self.categorical += other.categorical
+        np.minimum(self.low, other.low, out=self.low)
+        np.maximum(self.high, other.high, out=self.high)
+        self.outside += other.outside
+        for column, found in other.types.items():
+            mine = self.types.setdefault(column, {})
+            for name, rows in found.items():
+                mine[name] = mine.get(name, 0) + rows
+        for column, values in other.new_values.items():
+            self.add_new_values(column, values)
+        return self
+
+    def __add__(self, other: Profile) -> Profile:
+        total = Profile.empty(self.bins)
+        total += self
+        total += other
+        return total
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Profile) and self.to_bytes() == other.to_bytes()
+
+    __hash__ = None  # type: ignore[assignment] # mutable
+
+    def add_new_values(self, column: str, values: dict[str, tuple[int, int]]) -> None:
+        """Count new values; of too many, the ones with the smallest hashes stay by name."""
+        mine = self.new_values.setdefault(column, {})
+        for value, (key, rows) in values.items():
+            mine[value] = (key, rows + mine.get(value, (key, 0))[1])
+        if len(mine) > NEW_VALUES_KEPT:
+            kept = sorted(mine, key=lambda value: (mine[value][0], value))[:NEW_VALUES_KEPT]
+            self.new_values[column] = {value: mine[value] for value in kept}
+
+    def values(self) -> Floats:
+        """Sum of the values in every numeric bin, (n_numeric, width), in the column's own unit."""
+        counts = self.numeric[:, : self.bins.width]
+        return self.sums * self.bins.unit[:, None] + counts * self.bins.center[:, None]
+
+    def to_bytes(self) -> bytes:
+        """Compact form: only the bins that are not empty, compressed; no bins inside (see `export`)."""
+        flat = np.concatenate([self.numeric.ravel(), self.categorical.ravel(), self.outside.ravel()])
+        filled = np.flatnonzero(flat).astype("<i4")
+        summed = np.flatnonzero(self.sums).astype("<i4")
+        header = {
+            "rows": self.rows,
+            "bins": self.bins.digest,
+            "filled": int(filled.size),
+            "summed": int(summed.size),
+            "types": {k: dict(sorted(v.items())) for k, v in sorted(self.types.items())},
+            "new": {k: dict(sorted(v.items())) for k, v in sorted(self.new_values.items()) if v},
+        }
+        text = json.dumps(header, separators=(",", ":")).encode()
+        arrays = [filled, flat[filled].astype("<i8"), summed, self.sums.ravel()[summed].astype("<i8")]
+        bounds = [self.low.astype("<f8"), self.high.astype("<f8")]
+        body = b"".join([struct.pack("<I", len(text)), text, *(a.tobytes() for a in (*arrays, *bounds))])
+        return _MAGIC + zlib.compress(body, 1)
+
+    @classmethod
+    def from_bytes(cls, content: bytes, bins: Bins) -> Profile:
+        """Read what `to_bytes` wrote.
+
+        Raises
+        ------
+        UsageError
+            The content is no profile, or of other bins.
+        """
+        if content[:4] != _MAGIC:
+            message = "not a profile"
+            raise UsageError(message)
+        body = zlib.decompress(content[4:])
+        (size,) = struct.unpack_from("<I", body)
+        header = json.loads(body[4 : 4 + size])
+        if header["bins"] != bins.digest:
+            message = f"a profile of bins {header['bins']} cannot be read with bins {bins.digest}"
+            raise UsageError(message)
+        profile, at = cls.empty(bins), 4 + size
+
+        def take(dtype: str, n: int) -> np.ndarray:  # type: ignore[type-arg]
+            nonlocal at
+            array = np.frombuffer(body, dtype, n, at)
+            at += array.nbytes
+            return array
+
+        flat = np.zeros(profile.numeric.size + profile.categorical.size + profile.outside.size, np.int64)
+        filled = take("<i4", header["filled"])
+        flat[filled] = take("<i8", header["filled"])
+        first, second = profile.numeric.size, profile.numeric.size + profile.categorical.size
+        profile.numeric = flat[:first].reshape(profile.numeric.shape)
+        profile.categorical = flat[first:second].reshape(profile.categorical.shape)
+        profile.outside = flat[second:].reshape(profile.outside.shape)
+        summed = take("<i4", header["summed"])
+        profile.sums.ravel()[summed] = take("<i8", header["summed"])
+        profile.low, profile.high = take("<f8", len(bins.numeric)).copy(), take("<f8", len(bins.numeric)).copy()
+        profile.rows, profile.types = header["rows"], header["types"]
+        profile.new_values = {k: {n: (h, r) for n, (h, r) in v.items()} for k, v in header["new"].items()}
+        return profile

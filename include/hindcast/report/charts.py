@@ -1,0 +1,322 @@
+"""Charts of a report, as plotly figures: pure functions from rows of the results tables to JSON-ready dictionaries.
+
+Figures are plain dictionaries in plotly's own schema, so that building them costs no import; the tests validate them with
+plotly. Plotly reads a subset of HTML in every text, so each string from the logs passes through `label` first.
+"""
+
+from __future__ import annotations
+
+import html
+from datetime import timedelta
+from itertools import groupby
+from typing import TYPE_CHECKING, Any
+
+from hindcast.metrics import METRICS
+from hindcast.report.words import number, percent, plain, share, title
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+    from datetime import datetime
+
+Row = dict[str, Any]
+Figure = dict[str, Any]
+
+# Okabe and Ito's palette, told apart by colour-blind people as well; https://jfly.uni-koeln.de/color/
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+GREY = "#808080"
+SYMBOLS = ("circle", "square", "diamond", "triangle-up", "cross", "star")
+# Low values are transparent, so that the page's own background shows through, light or dark.
+HEAT = [[0, "rgba(213,94,0,0.04)"], [0.5, "rgba(213,94,0,0.55)"], [1, "rgba(160,40,0,1)"]]
+HOUR = timedelta(hours=1)
+
+
+def label(value: object, limit: int = 60) -> str:
+    """Text from the logs as a plotly label.
+
+    Examples
+    --------
+    >>> label("<b>x</b> & y")
+    '&lt;b&gt;x&lt;/b&gt; &amp; y'
+    """
+    return html.escape(plain(value, limit=limit), quote=False)
+
+
+def labels(names: Sequence[str]) -> list[str]:
+    """Labels of a category axis: like `label`, but different names stay different.
+
+    Examples
+    --------
+    >>> labels(["a", "a" * 70, "a" * 71])[1:] == ["a" * 59 + "…", "a" * 59 + "… (2)"]
+    True
+    """
+    seen: dict[str, int] = {}
+    found = []
+    for name in names:
+        text = label(name)
+        seen[text] = seen.get(text, 0) + 1
+        found.append(text if seen[text] == 1 else f"{text} ({seen[text]})")
+    return found
+
+
+def mature(rows: Iterable[Row]) -> list[Row]:
+    """Per version, hour, segment and metric the row of the largest label age that has a value, by hour."""
+    best: dict[tuple[Any, ...], Row] = {}
+    for row in rows:
+        key = (row["window_start"], row["model_version"], row["segment"], row["metric"])
+        if key not in best or _maturity(row) > _maturity(best[key]):
+            best[key] = row
+    return [best[key] for key in sorted(best)]
+
+
+def _maturity(row: Row) -> tuple[bool, int]:
+    return row["value"] is not None, row["label_age_hours"]
+
+
+def _x(moment: datetime) -> str:
+    return moment.strftime("%Y-%m-%d %H:%M")
+
+
+def _layout(height: int, start: datetime, end: datetime, **more: Any) -> Figure:  # noqa: ANN401 - plotly's attributes
+    # The range is exact: hours without rows are part of the picture.
+    time = {"type": "date", "range": [_x(start - HOUR / 2), _x(end - HOUR / 2)], "showgrid": False, "ticks": "outside", "nticks": 7}
+    return {**_canvas(height), "xaxis": time, "yaxis": dict(_VALUES), **more}
+
+
+def _canvas(height: int) -> Figure:
+    clear = {"paper_bgcolor": "rgba(0,0,0,0)", "plot_bgcolor": "rgba(0,0,0,0)"}
+    font = {"family": "system-ui, sans-serif", "size": 12, "color": "#333333"}
+    return {**clear, "font": font, "height": height, "margin": {"l": 8, "r": 8, "t": 24, "b": 8}, "showlegend": False}
+
+
+_VALUES = {"automargin": True, "gridcolor": "rgba(128,128,128,0.25)", "zeroline": False, "nticks": 5}
+
+
+def metric_chart(rows: Sequence[Row], starts: Sequence[datetime], spans: Sequence[Row], *, coverage: bool = False) -> Figure:
+    """One metric of all rows by hour, one line per model version; hours without a value interrupt it.
+
+    Parameters
+    ----------
+    rows
+        Rows of `performance`, one per version and hour (see `mature`).
+    starts
+        Every hour of the chart, in order.
+    spans
+        Alerts to shade; an alert with a `number` is called by it.
+    coverage
+        Draw the label coverage below.
+    """
+    layout = _layout(380 if coverage else 190, starts[0], starts[-1] + HOUR, hovermode="closest")
+    layout["xaxis"]["automargin"] = True
+    # A row without a value has no height: its cross stands at the bottom, on an axis of its own.
+    layout["yaxis2"] = {"overlaying": "y", "range": [0, 1], "visible": False, "fixedrange": True}
+    data = []
+    for index, (version, mine) in enumerate(_by_version(rows)):
+        data += _lines(version, mine, starts, COLOURS[index % len(COLOURS)], SYMBOLS[index % len(SYMBOLS)])
+    data.append(_valueless(rows))
+    if coverage:
+        layout["yaxis"]["domain"] = layout["yaxis2"]["domain"] = [0.3, 1]
+        layout["yaxis3"] = {**_VALUES, "domain": [0, 0.17], "range": [0, 1.05], "tickformat": ".0%", "nticks": 3, "title": {"text": "labels"}}
+        layout["xaxis"]["anchor"] = "y3"
+        data.append(_coverage(rows, starts))
+    layout["shapes"], layout["annotations"] = _shade(spans, starts)
+    layout["showlegend"] = len({row["model_version"] for row in rows}) > 1
+    layout["legend"] = {"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0}
+    return {"data": data, "layout": layout}
+
+
+def _by_version(rows: Sequence[Row]) -> Iterator[tuple[str, list[Row]]]:
+    for version, mine in groupby(sorted(rows, key=lambda r: (r["model_version"], r["window_start"])), lambda r: r["model_version"]):
+        yield version, list(mine)
+
+
+def _lines(version: str, rows: Sequence[Row], starts: Sequence[datetime], colour: str, symbol: str) -> list[Figure]:
+    """Band, baseline and line of one version."""
+    at = {row["window_start"]: row for row in rows}
+    found = [at.get(start) for start in starts]
+    x = [_x(start) for start in starts]
+    unit = METRICS[rows[0]["metric"]].unit if rows[0]["metric"] in METRICS else ""
+    line = {
+        **{"type": "scatter", "mode": "lines+markers", "x": x, "name": f"version {label(version)}", "legendgroup": version},
+        "y": [row and row["value"] for row in found],
+        "line": {"color": colour, "width": 1.5},
+        "marker": {"size": 4, "symbol": [_symbol(row, symbol) for row in found]},
+        "text": [_hover(row) if row else "" for row in found],
+        "hovertemplate": f"%{{x|%d %b %H:%M}} UTC<br><b>%{{y:.3g}}</b> {unit}%{{text}}<extra></extra>",
+    }
+    baseline = {
+        **{"type": "scatter", "mode": "lines", "x": x, "hoverinfo": "skip", "showlegend": False, "legendgroup": version},
+        "y": [row and row["baseline"] for row in found],
+        "line": {"color": GREY, "width": 1.5, "dash": "dash"},
+    }
+    return [_band(found, starts, colour), baseline, line]
+
+
+def _symbol(row: Row | None, symbol: str) -> str:
+    """Open where the number is estimated without labels."""
+    return f"{symbol}-open" if row and row["estimated"] else symbol
+
+
+def _hover(row: Row) -> str:
+    band = f" ({number(row['lower'])} to {number(row['upper'])})" if row["lower"] is not None else ""
+    change = f"<br>baseline {number(row['baseline'])}, {percent(row['change_percent'])}" if row["baseline"] is not None else ""
+    kind = "estimated without labels" if row["estimated"] else f"label age {row['label_age_hours']} h"
+    labelled = "" if row["label_coverage"] is None else f", {share(row['label_coverage'])} labelled"
+    return f"{band}{change}<br>n {number(row['n'])}, {kind}{labelled}<br>version {label(row['model_version'])}"
+
+
+def _band(found: Sequence[Row | None], starts: Sequence[datetime], colour: str) -> Figure:
+    """Polygon per run of hours that have an interval; filling between two lines would bridge the gaps."""
+    x: list[str | None] = []
+    y: list[float | None] = []
+    pairs = zip(found, starts, strict=True)
+    for known, run in groupby(pairs, lambda pair: pair[0] is not None and pair[0]["lower"] is not None and pair[0]["upper"] is not None):
+        if known:
+            hours = [(row, _x(start)) for row, start in run if row]
+            x += [at for _, at in hours] + [at for _, at in reversed(hours)] + [None]
+            y += [row["lower"] for row, _ in hours] + [row["upper"] for row, _ in reversed(hours)] + [None]
+    style = {"type": "scatter", "mode": "lines", "fill": "toself", "hoverinfo": "skip", "showlegend": False, "opacity": 0.3}
+    # A line around it: the interval of a lonely hour has no width to fill.
+    return {**style, "x": x, "y": y, "fillcolor": colour, "line": {"color": colour, "width": 0.5}}
+
+
+def _valueless(rows: Sequence[Row]) -> Figure:
+    missing = [row for row in rows if row["value"] is None]
+    return {
+        **{"type": "scatter", "mode": "markers", "yaxis": "y2", "showlegend": False, "cliponaxis": False},
+        "x": [_x(row["window_start"]) for row in missing],
+        "y": [0.02] * len(missing),
+        "marker": {"symbol": "x-thin-open", "size": 6, "color": GREY, "line": {"width": 1.5}},
+        "text": [label(f"{row['status']}: {row['reason'] or 'no reason was recorded'}", limit=120) for row in missing],
+        "hovertemplate": "%{x|%d %b %H:%M} UTC<br>no value<br>%{text}<extra></extra>",
+    }
+
+
+def _coverage(rows: Sequence[Row], starts: Sequence[datetime]) -> Figure:
+    known: dict[datetime, float] = {}
+    for row in rows:
+        if row["label_coverage"] is not None:
+            known[row["window_start"]] = max(known.get(row["window_start"], 0), row["label_coverage"])
+    return {
+        **{"type": "scatter", "mode": "lines", "yaxis": "y3", "showlegend": False, "fill": "tozeroy", "fillcolor": "rgba(128,128,128,0.25)"},
+        "x": [_x(start) for start in starts],
+        # An hour without rows has no labels: zero, which unlike a gap a filled area can show.
+        "y": [known.get(start, 0) for start in starts],
+        "line": {"color": GREY, "width": 1, "shape": "hvh"},
+        "hovertemplate": "%{x|%d %b %H:%M} UTC<br>labels known for %{y:.1%}<extra></extra>",
+    }
+
+
+def _shade(spans: Sequence[Row], starts: Sequence[datetime]) -> tuple[list[Figure], list[Figure]]:
+    """Alerts as rectangles: the outline is solid when critical, dotted when a warning."""
+    shapes, notes = [], []
+    for index, alert in enumerate(spans):
+        # `opened_at` is the end of the hour that raised it.
+        start = max(alert["opened_at"] - HOUR, starts[0])
+        end = min(alert["resolved_at"] or starts[-1] + HOUR, starts[-1] + HOUR)
+        edge = {"color": COLOURS[1], "width": 1, "dash": "solid" if alert["severity"] == "critical" else "dot"}
+        place = {"x0": _x(start - HOUR / 2), "x1": _x(end - HOUR / 2), "y0": 0, "y1": 1, "yref": "y domain"}
+        shapes.append({"type": "rect", **place, "layer": "below", "fillcolor": COLOURS[1], "opacity": 0.18, "line": edge})
+        if alert.get("number"):
+            where = {"x": place["x0"], "y": 1, "yref": "y domain", "xanchor": "left", "yanchor": "bottom", "xshift": 24 * (index % 4)}
+            notes.append({**where, "text": alert["number"], "showarrow": False, "font": {"size": 11}})
+    return shapes, notes
+
+
+def heat_map(rows: Sequence[Row], starts: Sequence[datetime], features: Sequence[str]) -> Figure:
+    """Drift of features by hour: the darker the larger, outlined where the policy decided that it drifted, grey where not judged.
+
+    Parameters
+    ----------
+    rows
+        Rows of `drift`, one per feature and hour.
+    starts
+        Every hour of the chart, in order.
+    features
+        Names from the top of the chart to its bottom.
+    """
+    names = labels(features)
+    at = {(row["feature"], row["window_start"]): row for row in rows}
+    grid = [[at.get((feature, start)) for start in starts] for feature in features]
+    largest = max((row["value"] for row in rows if row["value"] is not None), default=0)
+    frame = {"type": "heatmap", "x": [_x(start) for start in starts], "y": names, "zmin": 0, "hoverongaps": False}
+    hover = "%{y}<br>%{x|%d %b %H:%M} UTC<br>"
+    judged = {
+        **frame,
+        # One weak feature must not look like a fire: the scale reaches at least 0.3.
+        **{"zmax": max(0.3, min(largest, 1)), "colorscale": HEAT, "hovertemplate": hover + "%{z:.3g}%{text}<extra></extra>"},
+        "z": [[_rounded(row) for row in line] for line in grid],
+        "text": [[_decision(row) for row in line] for line in grid],
+        "colorbar": {"thickness": 8, "len": 0.9, "outlinewidth": 0, "nticks": 4},
+    }
+    missing = {
+        **frame,
+        **{"zmax": 1, "showscale": False, "colorscale": [[0, "rgba(128,128,128,0.35)"], [1, "rgba(128,128,128,0.35)"]]},
+        "z": [[1 if row and row["value"] is None else None for row in line] for line in grid],
+        "text": [[_why(row) for row in line] for line in grid],
+        "hovertemplate": hover + "no value: %{text}<extra></extra>",
+    }
+    layout = _layout(90 + 20 * len(names), starts[0], starts[-1] + HOUR)
+    layout["xaxis"]["automargin"] = True
+    layout["yaxis"] = _categories(features, names)
+    layout["shapes"] = [shape for index, line in enumerate(grid) for shape in _outlines(line, starts, index)]
+    return {"data": [missing, judged], "layout": layout}
+
+
+def _categories(raw: Sequence[str], names: Sequence[str]) -> Figure:
+    # Ticks are cut shorter than the names that hovering shows: a phone is 380 pixels wide.
+    ticks = {"tickmode": "array", "tickvals": list(names), "ticktext": [label(name, limit=20) for name in raw]}
+    return {"type": "category", "automargin": True, "autorange": "reversed", "showgrid": False, **ticks}
+
+
+def _rounded(row: Row | None) -> float | None:
+    return None if row is None or row["value"] is None else float(f"{row['value']:.4g}")
+
+
+def _decision(row: Row | None) -> str:
+    if row is None or row["value"] is None or not row["drifted"]:
+        return ""
+    return f"<br>drifted: beyond {number(row['threshold'])}" if row["threshold"] is not None else "<br>drifted"
+
+
+def _why(row: Row | None) -> str:
+    if row is None or row["value"] is not None:
+        return ""
+    return label(f"{row['status']}: {row['reason'] or 'no reason was recorded'}", limit=120)
+
+
+def _outlines(line: Sequence[Row | None], starts: Sequence[datetime], index: int) -> Iterator[Figure]:
+    """One rectangle per run of drifted hours."""
+    for drifted, run in groupby(zip(line, starts, strict=True), lambda pair: bool(pair[0] and pair[0]["drifted"])):
+        hours = [start for _, start in run]
+        if drifted:
+            place = {"x0": _x(hours[0] - HOUR / 2), "x1": _x(hours[-1] + HOUR / 2), "y0": index - 0.5, "y1": index + 0.5}
+            yield {"type": "rect", **place, "line": {"color": "#333333", "width": 1.5}}
+
+
+def importance_chart(rows: Sequence[Row]) -> Figure:
+    """Mean |SHAP value| per feature with its 95 % interval, in the order of the rows."""
+    raw = [row["feature"] for row in rows]
+    names = labels(raw)
+    bars = {
+        **{"type": "bar", "orientation": "h", "y": names, "marker": {"color": COLOURS[0]}},
+        "x": [row["importance"] for row in rows],
+        "error_x": {
+            **{"type": "data", "symmetric": False, "thickness": 1.5, "width": 3, "color": GREY},
+            "array": [_reach(row, "upper") for row in rows],
+            "arrayminus": [_reach(row, "lower") for row in rows],
+        },
+        "text": [_interval(row) for row in rows],
+        "textposition": "none",
+        "hovertemplate": "%{y}<br>%{x:.3g}%{text}<extra></extra>",
+    }
+    layout = {**_canvas(70 + 20 * len(names)), "xaxis": {**_VALUES, "rangemode": "tozero"}, "yaxis": _categories(raw, names), "bargap": 0.35}
+    return {"data": [bars], "layout": layout}
+
+
+def _reach(row: Row, side: str) -> float:
+    """Length of one half of the error bar; none where no interval was computed."""
+    return 0.0 if row[side] is None else abs(float(row[side]) - float(row["importance"]))
+
+
+def _interval(row: Row) -> str:
+    return "" if row["lower"] is None else f" ({number(row['lower'])} to {number(row['upper'])}), n {number(row['n'])}"

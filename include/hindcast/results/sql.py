@@ -1,0 +1,149 @@
+"""Results in any SQL database that SQLAlchemy speaks; SQLite by default.
+
+A write replaces everything under its key in one transaction, so that a crash leaves the rows of before or the rows of
+after, and a re-run changes nothing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import Table, create_engine, delete, event, insert, make_url, select
+from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
+
+from hindcast.errors import StoreError, UsageError
+from hindcast.results import tables
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+    from sqlalchemy import ColumnElement, Connection, Engine
+
+DEFAULT_URL = "sqlite:///.hindcast/results.db"
+Row = dict[str, Any]
+
+
+def location(given: str | None = None) -> str:
+    """URL of the store: what was given, else HINDCAST_RESULTS, else a SQLite file under the working directory."""
+    return given or os.environ.get("HINDCAST_RESULTS") or DEFAULT_URL
+
+
+class Store:
+    """The results store.
+
+    Parameters
+    ----------
+    url : str, optional
+        SQLAlchemy URL; see `location`.
+
+    Raises
+    ------
+    UsageError
+        The URL is none.
+    StoreError
+        The database cannot be opened.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> store = Store(f"sqlite:///{tempfile.mkdtemp()}/results.db")
+    >>> moment = datetime(2013, 4, 16, 15, tzinfo=UTC)
+    >>> row = {"model_name": "m", "window_start": moment, "feature": "a", "importance": 0.5, "status": "ok"}
+    >>> with store.transaction() as connection:
+    ...     store.replace(connection, tables.importance, [row], model_name="m", window_start=moment)
+    >>> store.rows(tables.importance, model_name="m")[0]["importance"]
+    0.5
+    """
+
+    def __init__(self, url: str | None = None) -> None:
+        self.url = location(url)
+        try:
+            parsed = make_url(self.url)
+            if parsed.get_backend_name() == "sqlite" and parsed.database:
+                Path(parsed.database).absolute().parent.mkdir(parents=True, exist_ok=True)
+            self.engine: Engine = create_engine(parsed)
+        except (ArgumentError, NoSuchModuleError, ModuleNotFoundError) as error:
+            message = f"{self.url!r} is no usable results URL ({error}); write it as {DEFAULT_URL} or postgresql+psycopg://…"
+            raise UsageError(message) from error
+        except OSError as error:
+            message = f"{self.url}: the results folder cannot be made: {error}"
+            raise StoreError(message) from error
+        if self.engine.dialect.name == "sqlite":
+            event.listen(self.engine, "connect", _prepare_sqlite)
+            event.listen(self.engine, "begin", _begin_sqlite)
+        with self._mapped():
+            tables.METADATA.create_all(self.engine)
+
+    @property
+    def artifacts(self) -> Path:
+        """Folder for what is too large for rows: facts, samples, Data Docs (HINDCAST_ARTIFACTS, else beside SQLite)."""
+        given = os.environ.get("HINDCAST_ARTIFACTS")
+        if given:
+            return Path(given).absolute()
+        database = self.engine.url.database if self.engine.dialect.name == "sqlite" else None
+        return (Path(database).absolute().parent if database else Path(".hindcast").absolute()) / "artifacts"
+
+    @contextmanager
+    def _mapped(self) -> Iterator[None]:
+        try:
+            yield
+        except SQLAlchemyError as error:
+            shown = self.engine.url.render_as_string(hide_password=True)
+            message = f"results store {shown}: {str(error).splitlines()[0]}"
+            raise StoreError(message) from error
+
+    @contextmanager
+    def transaction(self) -> Iterator[Connection]:
+        """All or nothing."""
+        with self._mapped(), self.engine.begin() as connection:
+            yield connection
+
+    def replace(self, connection: Connection, table: Table, rows: Sequence[Mapping[str, Any]], **key: Any) -> None:  # noqa: ANN401
+        """Delete the rows under `key` and insert `rows`; a list as a key's value means any of it."""
+        connection.execute(delete(table).where(*_conditions(table, key)))
+        if rows:
+            names = {name for row in rows for name in row}
+            connection.execute(insert(table), [{name: row.get(name) for name in names} for row in rows])
+
+    def rows(self, table: Table, *where: ColumnElement[bool], columns: Iterable[str] = (), **key: Any) -> list[Row]:  # noqa: ANN401
+        """Rows under `key` that meet `where`, in the order of the primary key."""
+        chosen = [table.c[name] for name in columns] or list(table.c)
+        query = select(*chosen).where(*_conditions(table, key), *where).order_by(*table.primary_key.columns)
+        with self._mapped(), self.engine.connect() as connection:
+            return [dict(row) for row in connection.execute(query).mappings()]
+
+    def append_audit(self, connection: Connection, *, actor: str, action: str, content: Mapping[str, Any], **key: Any) -> None:  # noqa: ANN401
+        """Add one line to the hash chain: what was decided, on which inputs, by whom."""
+        last = connection.execute(select(tables.audit.c.hash).order_by(tables.audit.c.sequence.desc()).limit(1)).scalar()
+        recorded_at = datetime.now(UTC)
+        text = json.dumps(content, sort_keys=True, default=str)
+        parts = [last or "", recorded_at.isoformat(), actor, action, json.dumps(key, sort_keys=True, default=str), text]
+        digest = hashlib.sha256("\n".join(parts).encode()).hexdigest()
+        row = {"recorded_at": recorded_at, "actor": actor, "action": action, "content": text, **key}
+        connection.execute(insert(tables.audit), {**row, "previous_hash": last or "", "hash": digest})
+
+
+def _conditions(table: Table, key: Mapping[str, Any]) -> list[ColumnElement[bool]]:
+    return [
+        table.c[name].in_(value) if isinstance(value, list | tuple | set) else table.c[name] == value
+        for name, value in key.items()
+    ]
+
+
+def _prepare_sqlite(connection: Any, _record: object) -> None:  # noqa: ANN401 - sqlite3's connection
+    connection.isolation_level = None  # SQLAlchemy emits BEGIN itself, below
+    cursor = connection.cursor()
+    for pragma in ("busy_timeout=30000", "journal_mode=WAL", "synchronous=NORMAL"):
+        cursor.execute(f"PRAGMA {pragma}")
+    cursor.close()
+
+
+def _begin_sqlite(connection: Connection) -> None:
+    # IMMEDIATE takes the write lock at once: two writers wait for each other instead of failing half way.
+    connection.exec_driver_sql("BEGIN IMMEDIATE")

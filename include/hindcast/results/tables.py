@@ -1,0 +1,302 @@
+"""The results tables: columns and keys.
+
+The columns listed in the design's contract come first in each table; the others are ours. Every moment is UTC. Keys make a
+re-run of a window replace its own rows.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import (
+    Boolean,
+    Column,
+    DateTime,
+    Float,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    String,
+    Table,
+    Text,
+    TypeDecorator,
+)
+
+if TYPE_CHECKING:
+    from sqlalchemy import Dialect
+
+METADATA = MetaData()
+
+STATUSES = (
+    "ok",
+    "failed",
+    "insufficient_data",
+    "missing_column",
+    "all_null",
+    "type_changed",
+    "new_column",
+    "constant",
+    "error",
+)
+
+
+class Moment(TypeDecorator[datetime]):
+    """UTC moment; SQLite has no zones, so they are added on the way out."""
+
+    impl = DateTime(timezone=True)
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        """Refuse a moment without a zone; store UTC."""
+        if value is None:
+            return None
+        if value.tzinfo is None:
+            message = f"a moment without a time zone: {value!r}"
+            raise ValueError(message)
+        value = value.astimezone(UTC)
+        return value.replace(tzinfo=None) if dialect.name == "sqlite" else value
+
+    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:  # noqa: ARG002
+        """Return UTC."""
+        if value is None:
+            return None
+        return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+
+
+def _key(name: str, kind: Any = String) -> Column[Any]:  # noqa: ANN401 - any column type
+    return Column(name, kind, primary_key=True, nullable=False)
+
+
+def _text(*names: str) -> list[Column[Any]]:
+    return [Column(name, Text) for name in names]
+
+
+def _float(*names: str) -> list[Column[Any]]:
+    return [Column(name, Float) for name in names]
+
+
+def _provenance() -> list[Column[Any]]:
+    return [Column("reason", Text), Column("config_digest", String)]
+
+
+windows = Table(
+    "windows",
+    METADATA,
+    _key("model_name"),
+    _key("window_start", Moment),
+    Column("window_end", Moment, nullable=False),
+    Column("as_of", Moment, nullable=False),
+    Column("rows", Integer, nullable=False),
+    Column("bytes", Integer, nullable=False),
+    Column("manifest_digest", String),
+    Column("config_digest", String),
+    Column("status", String, nullable=False),
+    Column("reason", Text),
+    Column("model_version", String),
+    Column("duplicate_ids", Integer),
+    Column("misplaced_rows", Integer),
+    Column("newest_prediction", Moment),
+    Column("manifest", Text),
+    Column("recorded_at", Moment),
+)
+
+quality = Table(
+    "quality",
+    METADATA,
+    _key("model_name"),
+    Column("model_version", String),
+    _key("window_start", Moment),
+    _key("subject"),
+    _key("metric"),
+    *_float("value", "threshold"),
+    Column("status", String, nullable=False),
+    *_provenance(),
+    Column("expectation", String),
+)
+
+drift = Table(
+    "drift",
+    METADATA,
+    _key("model_name"),
+    Column("model_version", String),
+    _key("window_start", Moment),
+    _key("segment"),
+    _key("feature"),
+    _key("baseline"),
+    _key("scale_hours", Integer),
+    _key("metric"),
+    *_float("value", "threshold", "p_value"),
+    Column("drifted", Boolean),
+    Column("status", String, nullable=False),
+    *_float("n_current", "n_baseline"),
+    *_provenance(),
+)
+
+performance = Table(
+    "performance",
+    METADATA,
+    _key("model_name"),
+    _key("model_version"),
+    _key("window_start", Moment),
+    _key("segment"),
+    _key("metric"),
+    *_float("value", "lower", "upper", "baseline", "change_percent"),
+    Column("estimated", Boolean, nullable=False),
+    Column("label_coverage", Float),
+    Column("as_of", Moment, nullable=False),
+    Column("status", String, nullable=False),
+    _key("label_age_hours", Integer),
+    Column("n", Integer),
+    *_provenance(),
+)
+
+importance = Table(
+    "importance",
+    METADATA,
+    _key("model_name"),
+    Column("model_version", String),
+    _key("window_start", Moment),
+    _key("feature"),
+    *_float("importance", "lower", "upper"),
+    Column("rank", Integer),
+    Column("n", Integer),
+    Column("status", String, nullable=False),
+    *_provenance(),
+)
+
+findings = Table(
+    "findings",
+    METADATA,
+    _key("model_name"),
+    _key("window_start", Moment),
+    _key("check"),
+    _key("kind"),
+    _key("subject"),
+    _key("segment"),
+    _key("metric"),
+    _key("scale_hours", Integer),
+    _key("label_age_hours", Integer),
+    *_float("value", "baseline", "change_percent", "threshold"),
+    Column("severity", String, nullable=False),
+    Column("detected_at", Moment, nullable=False),
+    *_provenance(),
+)
+
+alerts = Table(
+    "alerts",
+    METADATA,
+    _key("alert_id"),
+    Column("model_name", String, nullable=False),
+    Column("kind", String, nullable=False),
+    Column("severity", String, nullable=False),
+    Column("subject", String, nullable=False),
+    Column("metric", String, nullable=False),
+    *_float("current_value", "baseline_value", "change_percent"),
+    Column("state", String, nullable=False),
+    Column("opened_at", Moment, nullable=False),
+    Column("last_seen_at", Moment, nullable=False),
+    Column("resolved_at", Moment),
+    Column("incident_id", String),
+    *_text("details"),
+    Column("detected_at", Moment, nullable=False),
+)
+
+incidents = Table(
+    "incidents",
+    METADATA,
+    _key("incident_id"),
+    Column("severity", String, nullable=False),
+    *_text("title", "description"),
+    Column("detected_at", Moment, nullable=False),
+    Column("affected_model", String, nullable=False),
+    *_text("symptoms", "metrics"),
+    Column("resolved_at", Moment),
+    *_text("root_cause", "resolution"),
+    Column("state", String, nullable=False),
+    Column("opened_at", Moment, nullable=False),
+)
+
+profiles = Table(
+    "profiles",
+    METADATA,
+    _key("model_name"),
+    _key("window_start", Moment),
+    Column("bins_digest", String, nullable=False),
+    Column("rows", Integer, nullable=False),
+    Column("profile", LargeBinary, nullable=False),
+)
+
+references = Table(
+    "references",
+    METADATA,
+    _key("model_name"),
+    _key("reference_digest"),
+    Column("bins_digest", String, nullable=False),
+    Column("rows", Integer, nullable=False),
+    Column("bins", LargeBinary, nullable=False),
+    Column("profile", LargeBinary, nullable=False),
+    Column("fitted_at", Moment, nullable=False),
+)
+
+outcomes = Table(
+    "outcomes",
+    METADATA,
+    _key("model_name"),
+    _key("window_start", Moment),
+    _key("label_age_hours", Integer),
+    Column("outcomes", LargeBinary, nullable=False),
+    comment="Mergeable outcome counts per segment, from which performance baselines are summed.",
+)
+
+memory = Table(
+    "memory",
+    METADATA,
+    _key("model_name"),
+    _key("window_start", Moment),
+    _key("check"),
+    Column("content", LargeBinary, nullable=False),
+    comment="What the alert policy learnt from a window: excesses and open episodes.",
+)
+
+checks = Table(
+    "checks",
+    METADATA,
+    _key("model_name"),
+    _key("window_start", Moment),
+    _key("check"),
+    Column("status", String, nullable=False),
+    Column("reason", Text),
+    Column("as_of", Moment, nullable=False),
+    Column("config_digest", String),
+    Column("duration_seconds", Float),
+    Column("recorded_at", Moment),
+)
+
+outbox = Table(
+    "outbox",
+    METADATA,
+    _key("model_name"),
+    _key("check"),
+    Column("window_start", Moment, nullable=False),
+    Column("content", Text, nullable=False),
+    comment="Metrics waiting for the Pushgateway: the newest window per (model, check).",
+)
+
+audit = Table(
+    "audit",
+    METADATA,
+    Column("sequence", Integer, primary_key=True, autoincrement=True),
+    Column("recorded_at", Moment, nullable=False),
+    Column("actor", String, nullable=False),
+    Column("action", String, nullable=False),
+    Column("model_name", String),
+    Column("window_start", Moment),
+    *_text("content"),
+    Column("previous_hash", String, nullable=False),
+    Column("hash", String, nullable=False),
+)
+
+Index("alerts_by_model", alerts.c.model_name, alerts.c.opened_at)
+Index("incidents_by_model", incidents.c.affected_model, incidents.c.opened_at)
