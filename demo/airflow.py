@@ -33,7 +33,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-import psutil
+import psutil  # type: ignore[import-untyped]  # has no stubs
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -66,7 +66,7 @@ class Airflow:
     home : Path
         AIRFLOW_HOME; made when it is not there.
     port : int
-        Port of the api-server; when it is taken, a free one is chosen.
+        Port of the api-server; when it is taken, or 0, a free one is chosen.
     environment : mapping of str to str
         Further variables for the processes, such as HINDCAST_CONFIG and HINDCAST_RESULTS.
     """
@@ -105,14 +105,14 @@ class Airflow:
         self.down()
         self.home.mkdir(parents=True, exist_ok=True)
         self.home.chmod(0o700)  # the database holds connections and sessions
-        port = self.asked_port if _is_free(self.asked_port) else _free_port()
+        port = self.asked_port if self.asked_port and _is_free(self.asked_port) else _free_port()
         self._state.write_text(json.dumps({"port": port}))
         environment = self._environment(port)
         try:
             self._migrate(environment)
             for name, arguments in COMPONENTS.items():
                 self._start(name, arguments, environment)
-            self._wait_until(self._is_healthy, HEALTHY_WITHIN, "did not become healthy")
+            _wait_until(self._is_healthy, HEALTHY_WITHIN, lambda: f"Airflow did not become healthy\n{self._tails()}")
         except BaseException:
             self.down()
             raise
@@ -259,14 +259,8 @@ class Airflow:
         parts = ("metadatabase", "scheduler", "dag_processor")
         return {part: answer.json()[part]["status"] for part in parts}
 
-    def _wait_until(self, condition: Callable[[], bool], seconds: float, what: str) -> None:
-        deadline = time.monotonic() + seconds
-        while not condition():
-            if time.monotonic() > deadline:
-                tails = "\n".join(f"--- {name}\n{_tail(self._log_file(name))}" for name in COMPONENTS)
-                message = f"Airflow {what} within {seconds:.0f} s\n{tails}"
-                raise AirflowError(message)
-            time.sleep(0.25)
+    def _tails(self) -> str:
+        return "\n".join(f"--- {name}\n{_tail(self._log_file(name))}" for name in COMPONENTS)
 
     # --- REST ---
 
@@ -297,7 +291,7 @@ class Airflow:
 
     def unpause(self, dag_id: str, *, within: float = 60.0) -> None:
         """Let the DAG run, as soon as Airflow has read its file."""
-        self._wait_until(lambda: dag_id in self.dag_ids(), within, f"has not read the DAG {dag_id}")
+        _wait_until(lambda: dag_id in self.dag_ids(), within, lambda: f"Airflow has not read the DAG {dag_id}")
         self.request("PATCH", f"/dags/{dag_id}", body={"is_paused": False})
 
     def trigger(self, dag_id: str, conf: Mapping[str, object] | None = None, run_id: str | None = None) -> str:
@@ -314,10 +308,16 @@ class Airflow:
             It did not end within `timeout` seconds.
         """
         path = f"/dags/{dag_id}/dagRuns/{run_id}"
-        ended = {"success", "failed"}
-        self._wait_until(lambda: self.request("GET", path)["state"] in ended, timeout, f"did not end {dag_id} {run_id}")
-        tasks = self.request("GET", f"{path}/taskInstances", limit=500)["task_instances"]
-        return self.request("GET", path)["state"], {task["task_id"]: task["state"] for task in tasks}
+
+        def states() -> dict[str, str | None]:
+            tasks = self.request("GET", f"{path}/taskInstances", limit=500)["task_instances"]
+            return {task["task_id"]: task["state"] for task in tasks}
+
+        def ended() -> bool:
+            return self.request("GET", path)["state"] in {"success", "failed"}
+
+        _wait_until(ended, timeout, lambda: f"{dag_id} {run_id} did not end; its tasks: {states()}")
+        return self.request("GET", path)["state"], states()
 
     def task_log(self, dag_id: str, run_id: str, task_id: str, attempt: int = 1) -> str:
         """Text of a task's log."""
@@ -329,6 +329,15 @@ class Airflow:
         """Return what a task returned."""
         path = f"/dags/{dag_id}/dagRuns/{run_id}/taskInstances/{task_id}/xcomEntries/return_value"
         return self.request("GET", path)["value"]
+
+
+def _wait_until(condition: Callable[[], bool], seconds: float, failure: Callable[[], str]) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > deadline:
+            message = f"after {seconds:.0f} s: {failure()}"
+            raise AirflowError(message)
+        time.sleep(0.25)
 
 
 def _command() -> str:

@@ -63,11 +63,11 @@ _ALL = [
     Metric("request_count", "performance", "predictions", None, 0, INF, "rows"),
     Metric("error_rate", "performance", "requests that failed", "higher", 0, 1),
     # quality
-    Metric("missing_ratio", "quality", "missing values", "higher", 0, 1),
+    Metric("missing_ratio", "quality", "missing values (null, NaN or no column)", "higher", 0, 1),
     Metric("below_min_ratio", "quality", "values below the configured minimum", "higher", 0, 1),
     Metric("above_max_ratio", "quality", "values above the configured maximum", "higher", 0, 1),
     Metric("unexpected_value_ratio", "quality", "values outside the allowed ones", "higher", 0, 1),
-    Metric("non_finite_ratio", "quality", "NaN and infinite values", "higher", 0, 1),
+    Metric("non_finite_ratio", "quality", "infinite values", "higher", 0, 1),
     Metric("column_present", "quality", "column is there", "lower", 0, 1),
     Metric("column_type", "quality", "column has the configured type", "lower", 0, 1),
     Metric("duplicate_ratio", "quality", "duplicated prediction ids", "higher", 0, 1),

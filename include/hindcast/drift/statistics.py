@@ -12,7 +12,8 @@ What all of them share, unless a docstring says otherwise:
   of bins that are not empty on both sides. "With no drift" is what to expect of two independent samples of one
   distribution, with some rows in every bin.
 - Distances (Kolmogorov-Smirnov, Jensen-Shannon, Hellinger, total variation, l-infinity, Wasserstein) depend on
-  proportions alone; chi-square and the p-values know the sample sizes.
+  proportions alone. Chi-square and the p-values take the totals for numbers of independent rows: scale the counts of a
+  re-weighted baseline to its effective size before.
 
 A statistic that sums over bins sees noise grow with their number: merge the hundreds of bins of a profile
 (`merge_bins`), or pool rare categories (`pool_rare`), before reading such a number against a rule of thumb.
@@ -120,7 +121,7 @@ def phi_squared(reference: ArrayLike, current: ArrayLike) -> Floats:
     r"""Squared φ, balanced: :math:`\sum (p - q)^2 / \bar p` with the pooled proportion :math:`\bar p`.
 
     It is the homogeneity chi-square over ``n * m / (n + m)``: unlike chi-square, it does not grow with the rows, and
-    unlike ``chi2 / (n + m)``, it does not depend on how the rows are split.
+    unlike ``chi2 / (n + m)``, it does not shrink when one side is much the larger.
 
     Returns
     -------
@@ -269,7 +270,7 @@ def cramers_v(reference: ArrayLike, current: ArrayLike) -> Floats:
     """
     _, _, n, m = _counts(reference, current)
     rows = (n + m)[..., 0]
-    spare = np.where(rows > 1, rows - 1, np.where(rows > 0, 1.0, np.nan))
+    spare = np.maximum(rows - 1, 1.0)
     df = degrees_of_freedom(reference, current)
     excess = np.maximum(chi2_statistic(reference, current) / rows - df / spare, 0.0)
     bound = np.minimum(df - df**2 / spare, 1 - 1 / spare)
@@ -360,7 +361,7 @@ def jensen_shannon_distance(reference: ArrayLike, current: ArrayLike) -> Floats:
     # With t = (p - q) / (p + q), p / mean = 1 + t and q / mean = 1 - t: log1p keeps small differences exact. At t = ±1
     # the logarithm has a factor of zero and only has to be finite.
     t = np.clip((p - q) / np.where(both == 0, 1.0, both), -_BELOW_ONE, _BELOW_ONE)
-    bits = _row_sums(p * np.log1p(t) + q * np.log1p(-t)) / (2 * np.log(2))
+    bits: Floats = _row_sums(p * np.log1p(t) + q * np.log1p(-t)) / (2 * np.log(2))
     return np.sqrt(np.clip(bits, 0.0, 1.0))
 
 
@@ -445,7 +446,7 @@ def binned_std(edges: ArrayLike, counts: ArrayLike, sums: ArrayLike) -> Floats:
 
     The spread between bins is exact. Within a bin it is estimated from where the bin's mean lies: a mean in the middle
     is taken for evenly spread rows, one at an edge for rows that lie at that edge, and in the open outer bins, or near
-    one edge of a wide bin, the rows are taken to thin out exponentially.
+    one edge of a wide bin, the rows are taken to thin out exponentially: heavier tails make it a few percent too small.
 
     Parameters
     ----------
@@ -489,7 +490,7 @@ def wasserstein_distance(
     The means are those of each side, so shifts smaller than a bin and the reach of the open tails count in full. Where
     one distribution function stays above the other, or every bin holds one distinct value, it is exact; otherwise off
     by the spread within the bins where they cross: with 1,024 quantile bins of 1,000,000 rows by less than 0.001
-    standard deviations.
+    standard deviations, with 32 bins by up to 0.02.
 
     Parameters
     ----------

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
+    Floats = npt.NDArray[np.float64]
     Ints = npt.NDArray[np.int64]
 
 CLASS_METRICS = ("accuracy", "precision", "recall", "f1")
@@ -59,9 +60,7 @@ def ranking_scores(negatives: Ints, positives: Ints, *, binned: bool = False) ->
     if n_neg == 0 or n_pos == 0:
         undefined = Score(None, None, None, n_neg + n_pos, "one class only" if n_neg + n_pos else "no rows")
         return {"roc_auc": undefined, "average_precision": undefined}
-    # Of each value: the share of negatives below it and of positives above it, ties counting half.
-    below = (np.cumsum(negatives) - negatives / 2) / n_neg
-    above = (n_pos - np.cumsum(positives) + positives / 2) / n_pos
+    below, above = placements(negatives, positives)
     auc = float(np.sum(positives * below) / n_pos)
     slack = float(np.sum(positives / n_pos * (negatives / n_neg)) / 2) if binned else 0.0
     if n_neg > 1 and n_pos > 1 and 0 < auc < 1:
@@ -76,6 +75,13 @@ def ranking_scores(negatives: Ints, positives: Ints, *, binned: bool = False) ->
     return {"roc_auc": roc_auc, "average_precision": _average_precision(negatives, positives, binned=binned)}
 
 
+def placements(negatives: Ints, positives: Ints) -> tuple[Floats, Floats]:
+    """Give, at each of the ascending scores, the share of negatives below and of positives above, ties as half."""
+    below = np.cumsum(negatives) - negatives / 2
+    above = positives.sum() - np.cumsum(positives) + positives / 2
+    return below / negatives.sum(), above / positives.sum()
+
+
 def _average_precision(negatives: Ints, positives: Ints, *, binned: bool) -> Score:
     n_pos = int(positives.sum())
     negatives, positives = negatives[::-1], positives[::-1]
@@ -84,8 +90,9 @@ def _average_precision(negatives: Ints, positives: Ints, *, binned: bool) -> Sco
     if binned:
         worst = _step_precision(true - positives, false, positives) / n_pos
         best = _step_precision(true - positives, false - negatives, positives) / n_pos
-    bounds = wilson_interval(min(value, worst), n_pos)[0], wilson_interval(min(1.0, max(value, best)), n_pos)[1]
-    return Score(value, *bounds, n_pos + int(negatives.sum()))
+    lower = wilson_interval(max(0.0, min(value, worst)), n_pos)[0]
+    upper = wilson_interval(min(1.0, max(value, best)), n_pos)[1]
+    return Score(value, lower, upper, n_pos + int(negatives.sum()))
 
 
 def _step_precision(true: Ints, false: Ints, positives: Ints) -> float:

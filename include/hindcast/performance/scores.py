@@ -25,6 +25,7 @@ from hindcast.performance.formulas import (
     loss_scores,
     matrix_scores,
     moment_scores,
+    placements,
     ranking_scores,
 )
 from hindcast.performance.intervals import Score, Z, left_out, proportion_score, quantile_score, wilson_interval
@@ -266,22 +267,15 @@ def _one_vs_rest(column: Ints, p: Floats) -> Score:
     areas, influence = [], np.zeros(n)
     for k in range(n_classes):
         mine = column == k
-        inside, outside = np.sort(p[mine, k]), np.sort(p[~mine, k])
-        # Placement: the share of the other side that a row is ranked rightly against, ties counting half.
-        placed = np.empty(n)
-        placed[mine] = _midrank(outside, p[mine, k]) / outside.size
-        placed[~mine] = 1 - _midrank(inside, p[~mine, k]) / inside.size
-        area = float(placed[mine].mean())
-        areas.append(area)
-        influence += (placed - area) / np.where(mine, inside.size, outside.size) / n_classes
+        values, at = np.unique(p[:, k], return_inverse=True)
+        others, own = (np.bincount(at[side], minlength=values.size) for side in (~mine, mine))
+        below, above = placements(others, own)
+        placed = np.where(mine, below[at], above[at])
+        areas.append(float(placed[mine].mean()))
+        influence += (placed - areas[-1]) / np.where(mine, support[k], n - support[k]) / n_classes
     value, half = float(np.mean(areas)), Z * math.sqrt(float(np.sum(influence**2)))
     bounds = (value - half, value + half) if 0 < value < 1 else wilson_interval(value, float(support.min()))
     return Score(value, max(0.0, bounds[0]), min(1.0, bounds[1]), n)
-
-
-def _midrank(ordered: Floats, values: Floats) -> Floats:
-    """Count the `ordered` below each value, ties as half."""
-    return (np.searchsorted(ordered, values, "left") + np.searchsorted(ordered, values, "right")) / 2
 
 
 def regression_scores(y_true: npt.ArrayLike, y_pred: npt.ArrayLike) -> dict[str, Score]:

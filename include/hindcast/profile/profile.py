@@ -6,7 +6,7 @@ import json
 import struct
 import zlib
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -147,6 +147,45 @@ class Profile:
         UsageError
             The content is no profile, or of other bins.
         """
+        hour = Sparse.from_bytes(content, bins)
+        profile = cls.empty(bins)
+        flat = np.zeros(profile.numeric.size + profile.categorical.size + profile.outside.size, np.int64)
+        flat[hour.filled] = hour.counts
+        first, second = profile.numeric.size, profile.numeric.size + profile.categorical.size
+        profile.numeric = flat[:first].reshape(profile.numeric.shape)
+        profile.categorical = flat[first:second].reshape(profile.categorical.shape)
+        profile.outside = flat[second:].reshape(profile.outside.shape)
+        profile.sums.ravel()[hour.summed] = hour.sums
+        profile.low, profile.high = hour.low.copy(), hour.high.copy()
+        profile.rows, profile.types = hour.rows, hour.header["types"]
+        profile.new_values = {k: {n: (h, r) for n, (h, r) in v.items()} for k, v in hour.header["new"].items()}
+        return profile
+
+
+@dataclass(frozen=True)
+class Sparse:
+    """The bins of a stored profile that are not empty: what baselines are summed from, at some microseconds an hour.
+
+    Attributes
+    ----------
+    filled, counts : arrays of shape (n_filled,)
+        Positions in ``numeric.ravel()`` followed by ``categorical.ravel()`` and ``outside.ravel()``, and the counts there.
+    summed, sums : arrays of shape (n_summed,)
+        Positions in ``sums.ravel()``, and the fixed-point sums there.
+    """
+
+    rows: int
+    filled: np.ndarray[tuple[int, ...], np.dtype[np.int32]]
+    counts: Integers
+    summed: np.ndarray[tuple[int, ...], np.dtype[np.int32]]
+    sums: Integers
+    low: Floats
+    high: Floats
+    header: dict[str, Any]
+
+    @classmethod
+    def from_bytes(cls, content: bytes, bins: Bins) -> Sparse:
+        """Read what `Profile.to_bytes` wrote; same errors as `Profile.from_bytes`."""
         if content[:4] != _MAGIC:
             message = "not a profile"
             raise UsageError(message)
@@ -156,24 +195,15 @@ class Profile:
         if header["bins"] != bins.digest:
             message = f"a profile of bins {header['bins']} cannot be read with bins {bins.digest}"
             raise UsageError(message)
-        profile, at = cls.empty(bins), 4 + size
+        at = 4 + size
 
-        def take(dtype: str, n: int) -> np.ndarray:  # type: ignore[type-arg]
+        def take(dtype: str, n: int) -> Any:  # noqa: ANN401 - an array
             nonlocal at
             array = np.frombuffer(body, dtype, n, at)
             at += array.nbytes
             return array
 
-        flat = np.zeros(profile.numeric.size + profile.categorical.size + profile.outside.size, np.int64)
-        filled = take("<i4", header["filled"])
-        flat[filled] = take("<i8", header["filled"])
-        first, second = profile.numeric.size, profile.numeric.size + profile.categorical.size
-        profile.numeric = flat[:first].reshape(profile.numeric.shape)
-        profile.categorical = flat[first:second].reshape(profile.categorical.shape)
-        profile.outside = flat[second:].reshape(profile.outside.shape)
-        summed = take("<i4", header["summed"])
-        profile.sums.ravel()[summed] = take("<i8", header["summed"])
-        profile.low, profile.high = take("<f8", len(bins.numeric)).copy(), take("<f8", len(bins.numeric)).copy()
-        profile.rows, profile.types = header["rows"], header["types"]
-        profile.new_values = {k: {n: (h, r) for n, (h, r) in v.items()} for k, v in header["new"].items()}
-        return profile
+        filled, counts = take("<i4", header["filled"]), take("<i8", header["filled"])
+        summed, sums = take("<i4", header["summed"]), take("<i8", header["summed"])
+        low, high = take("<f8", len(bins.numeric)), take("<f8", len(bins.numeric))
+        return cls(header["rows"], filled, counts, summed, sums, low, high, header)

@@ -1,7 +1,7 @@
 """Charts of a report, as plotly figures: pure functions from rows of the results tables to JSON-ready dictionaries.
 
-Figures are plain dictionaries in plotly's own schema, so that building them costs no import; the tests validate them with
-plotly. Plotly reads a subset of HTML in every text, so each string from the logs passes through `label` first.
+Figures are plain dictionaries in plotly's own schema, so that building them costs no import; the tests validate them
+with plotly. Plotly reads a subset of HTML in every text, so each string from the logs passes through `label` first.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 from hindcast.metrics import METRICS
-from hindcast.report.words import number, percent, plain, share, title
+from hindcast.report.words import because, number, percent, plain, share
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterator, Sequence
     from datetime import datetime
 
 Row = dict[str, Any]
@@ -58,27 +58,19 @@ def labels(names: Sequence[str]) -> list[str]:
     return found
 
 
-def mature(rows: Iterable[Row]) -> list[Row]:
-    """Per version, hour, segment and metric the row of the largest label age that has a value, by hour."""
-    best: dict[tuple[Any, ...], Row] = {}
-    for row in rows:
-        key = (row["window_start"], row["model_version"], row["segment"], row["metric"])
-        if key not in best or _maturity(row) > _maturity(best[key]):
-            best[key] = row
-    return [best[key] for key in sorted(best)]
-
-
-def _maturity(row: Row) -> tuple[bool, int]:
-    return row["value"] is not None, row["label_age_hours"]
-
-
 def _x(moment: datetime) -> str:
     return moment.strftime("%Y-%m-%d %H:%M")
 
 
-def _layout(height: int, start: datetime, end: datetime, **more: Any) -> Figure:  # noqa: ANN401 - plotly's attributes
+def _layout(height: int, start: datetime, end: datetime, **more: Any) -> Figure:
     # The range is exact: hours without rows are part of the picture.
-    time = {"type": "date", "range": [_x(start - HOUR / 2), _x(end - HOUR / 2)], "showgrid": False, "ticks": "outside", "nticks": 7}
+    time = {
+        "type": "date",
+        "range": [_x(start - HOUR / 2), _x(end - HOUR / 2)],
+        "showgrid": False,
+        "ticks": "outside",
+        "nticks": 6,
+    }
     return {**_canvas(height), "xaxis": time, "yaxis": dict(_VALUES), **more}
 
 
@@ -91,7 +83,9 @@ def _canvas(height: int) -> Figure:
 _VALUES = {"automargin": True, "gridcolor": "rgba(128,128,128,0.25)", "zeroline": False, "nticks": 5}
 
 
-def metric_chart(rows: Sequence[Row], starts: Sequence[datetime], spans: Sequence[Row], *, coverage: bool = False) -> Figure:
+def metric_chart(
+    rows: Sequence[Row], starts: Sequence[datetime], spans: Sequence[Row], *, coverage: bool = False
+) -> Figure:
     """One metric of all rows by hour, one line per model version; hours without a value interrupt it.
 
     Parameters
@@ -115,7 +109,14 @@ def metric_chart(rows: Sequence[Row], starts: Sequence[datetime], spans: Sequenc
     data.append(_valueless(rows))
     if coverage:
         layout["yaxis"]["domain"] = layout["yaxis2"]["domain"] = [0.3, 1]
-        layout["yaxis3"] = {**_VALUES, "domain": [0, 0.17], "range": [0, 1.05], "tickformat": ".0%", "nticks": 3, "title": {"text": "labels"}}
+        layout["yaxis3"] = {
+            **_VALUES,
+            "domain": [0, 0.17],
+            "range": [0, 1.05],
+            "tickformat": ".0%",
+            "nticks": 3,
+            "title": {"text": "labels"},
+        }
         layout["xaxis"]["anchor"] = "y3"
         data.append(_coverage(rows, starts))
     layout["shapes"], layout["annotations"] = _shade(spans, starts)
@@ -124,8 +125,14 @@ def metric_chart(rows: Sequence[Row], starts: Sequence[datetime], spans: Sequenc
     return {"data": data, "layout": layout}
 
 
+def _scatter(mode: str, **attributes: Any) -> Figure:
+    return {"type": "scatter", "mode": mode, "showlegend": False, **attributes}
+
+
 def _by_version(rows: Sequence[Row]) -> Iterator[tuple[str, list[Row]]]:
-    for version, mine in groupby(sorted(rows, key=lambda r: (r["model_version"], r["window_start"])), lambda r: r["model_version"]):
+    for version, mine in groupby(
+        sorted(rows, key=lambda r: (r["model_version"], r["window_start"])), lambda r: r["model_version"]
+    ):
         yield version, list(mine)
 
 
@@ -135,19 +142,20 @@ def _lines(version: str, rows: Sequence[Row], starts: Sequence[datetime], colour
     found = [at.get(start) for start in starts]
     x = [_x(start) for start in starts]
     unit = METRICS[rows[0]["metric"]].unit if rows[0]["metric"] in METRICS else ""
-    line = {
-        **{"type": "scatter", "mode": "lines+markers", "x": x, "name": f"version {label(version)}", "legendgroup": version},
-        "y": [row and row["value"] for row in found],
-        "line": {"color": colour, "width": 1.5},
-        "marker": {"size": 4, "symbol": [_symbol(row, symbol) for row in found]},
-        "text": [_hover(row) if row else "" for row in found],
-        "hovertemplate": f"%{{x|%d %b %H:%M}} UTC<br><b>%{{y:.3g}}</b> {unit}%{{text}}<extra></extra>",
-    }
-    baseline = {
-        **{"type": "scatter", "mode": "lines", "x": x, "hoverinfo": "skip", "showlegend": False, "legendgroup": version},
-        "y": [row and row["baseline"] for row in found],
-        "line": {"color": GREY, "width": 1.5, "dash": "dash"},
-    }
+    line = _scatter(
+        "lines+markers",
+        x=x,
+        y=[row and row["value"] for row in found],
+        name=f"version {label(version)}",
+        legendgroup=label(version),
+        showlegend=True,
+        line={"color": colour, "width": 1.5},
+        marker={"size": 4, "symbol": [_symbol(row, symbol) for row in found]},
+        text=[_hover(row) if row else "" for row in found],
+        hovertemplate=f"%{{x|%d %b %H:%M}} UTC<br><b>%{{y:.3g}}</b> {unit}%{{text}}<extra></extra>",
+    )
+    dashes = {"color": GREY, "width": 1.5, "dash": "dot"}
+    baseline = _scatter("lines", x=x, y=[row and row["baseline"] for row in found], hoverinfo="skip", line=dashes)
     return [_band(found, starts, colour), baseline, line]
 
 
@@ -158,7 +166,11 @@ def _symbol(row: Row | None, symbol: str) -> str:
 
 def _hover(row: Row) -> str:
     band = f" ({number(row['lower'])} to {number(row['upper'])})" if row["lower"] is not None else ""
-    change = f"<br>baseline {number(row['baseline'])}, {percent(row['change_percent'])}" if row["baseline"] is not None else ""
+    change = (
+        f"<br>baseline {number(row['baseline'])}, {percent(row['change_percent'])}"
+        if row["baseline"] is not None
+        else ""
+    )
     kind = "estimated without labels" if row["estimated"] else f"label age {row['label_age_hours']} h"
     labelled = "" if row["label_coverage"] is None else f", {share(row['label_coverage'])} labelled"
     return f"{band}{change}<br>n {number(row['n'])}, {kind}{labelled}<br>version {label(row['model_version'])}"
@@ -169,26 +181,31 @@ def _band(found: Sequence[Row | None], starts: Sequence[datetime], colour: str) 
     x: list[str | None] = []
     y: list[float | None] = []
     pairs = zip(found, starts, strict=True)
-    for known, run in groupby(pairs, lambda pair: pair[0] is not None and pair[0]["lower"] is not None and pair[0]["upper"] is not None):
+    for known, run in groupby(
+        pairs, lambda pair: pair[0] is not None and pair[0]["lower"] is not None and pair[0]["upper"] is not None
+    ):
         if known:
             hours = [(row, _x(start)) for row, start in run if row]
             x += [at for _, at in hours] + [at for _, at in reversed(hours)] + [None]
             y += [row["lower"] for row, _ in hours] + [row["upper"] for row, _ in reversed(hours)] + [None]
-    style = {"type": "scatter", "mode": "lines", "fill": "toself", "hoverinfo": "skip", "showlegend": False, "opacity": 0.3}
     # A line around it: the interval of a lonely hour has no width to fill.
-    return {**style, "x": x, "y": y, "fillcolor": colour, "line": {"color": colour, "width": 0.5}}
+    edge = {"color": colour, "width": 0.5}
+    return _scatter("lines", x=x, y=y, fill="toself", fillcolor=colour, opacity=0.3, line=edge, hoverinfo="skip")
 
 
 def _valueless(rows: Sequence[Row]) -> Figure:
+    """Crosses at the bottom of the chart where an hour has a row without a value; hovering says why."""
     missing = [row for row in rows if row["value"] is None]
-    return {
-        **{"type": "scatter", "mode": "markers", "yaxis": "y2", "showlegend": False, "cliponaxis": False},
-        "x": [_x(row["window_start"]) for row in missing],
-        "y": [0.02] * len(missing),
-        "marker": {"symbol": "x-thin-open", "size": 6, "color": GREY, "line": {"width": 1.5}},
-        "text": [label(f"{row['status']}: {row['reason'] or 'no reason was recorded'}", limit=120) for row in missing],
-        "hovertemplate": "%{x|%d %b %H:%M} UTC<br>no value<br>%{text}<extra></extra>",
-    }
+    return _scatter(
+        "markers",
+        x=[_x(row["window_start"]) for row in missing],
+        y=[0.02] * len(missing),
+        yaxis="y2",
+        cliponaxis=False,
+        marker={"symbol": "x-thin-open", "size": 6, "color": GREY, "line": {"width": 1.5}},
+        text=[label(because(row), limit=120) for row in missing],
+        hovertemplate="%{x|%d %b %H:%M} UTC<br>no value<br>%{text}<extra></extra>",
+    )
 
 
 def _coverage(rows: Sequence[Row], starts: Sequence[datetime]) -> Figure:
@@ -196,34 +213,44 @@ def _coverage(rows: Sequence[Row], starts: Sequence[datetime]) -> Figure:
     for row in rows:
         if row["label_coverage"] is not None:
             known[row["window_start"]] = max(known.get(row["window_start"], 0), row["label_coverage"])
-    return {
-        **{"type": "scatter", "mode": "lines", "yaxis": "y3", "showlegend": False, "fill": "tozeroy", "fillcolor": "rgba(128,128,128,0.25)"},
-        "x": [_x(start) for start in starts],
+    return _scatter(
+        "lines",
+        x=[_x(start) for start in starts],
         # An hour without rows has no labels: zero, which unlike a gap a filled area can show.
-        "y": [known.get(start, 0) for start in starts],
-        "line": {"color": GREY, "width": 1, "shape": "hvh"},
-        "hovertemplate": "%{x|%d %b %H:%M} UTC<br>labels known for %{y:.1%}<extra></extra>",
-    }
+        y=[known.get(start, 0) for start in starts],
+        yaxis="y3",
+        fill="tozeroy",
+        fillcolor="rgba(128,128,128,0.25)",
+        line={"color": GREY, "width": 1, "shape": "hvh"},
+        hovertemplate="%{x|%d %b %H:%M} UTC<br>labels known for %{y:.1%}<extra></extra>",
+    )
 
 
 def _shade(spans: Sequence[Row], starts: Sequence[datetime]) -> tuple[list[Figure], list[Figure]]:
     """Alerts as rectangles: the outline is solid when critical, dotted when a warning."""
-    shapes, notes = [], []
-    for index, alert in enumerate(spans):
+    shapes: list[Figure] = []
+    notes: list[Figure] = []
+    for alert in spans:
         # `opened_at` is the end of the hour that raised it.
         start = max(alert["opened_at"] - HOUR, starts[0])
-        end = min(alert["resolved_at"] or starts[-1] + HOUR, starts[-1] + HOUR)
+        end = min(alert["until"], starts[-1] + HOUR)
         edge = {"color": COLOURS[1], "width": 1, "dash": "solid" if alert["severity"] == "critical" else "dot"}
-        place = {"x0": _x(start - HOUR / 2), "x1": _x(end - HOUR / 2), "y0": 0, "y1": 1, "yref": "y domain"}
-        shapes.append({"type": "rect", **place, "layer": "below", "fillcolor": COLOURS[1], "opacity": 0.18, "line": edge})
+        place: Figure = {"x0": _x(start - HOUR / 2), "x1": _x(end - HOUR / 2), "y0": 0, "y1": 1, "yref": "y domain"}
+        fill = {"layer": "below", "fillcolor": "rgba(213,94,0,0.15)", "line": edge}
+        shapes.append({"type": "rect", **place, **fill})
         if alert.get("number"):
-            where = {"x": place["x0"], "y": 1, "yref": "y domain", "xanchor": "left", "yanchor": "bottom", "xshift": 24 * (index % 4)}
-            notes.append({**where, "text": alert["number"], "showarrow": False, "font": {"size": 11}})
+            notes.append(_note(alert["number"], place["x0"], len(notes), late=start > starts[len(starts) // 2]))
     return shapes, notes
 
 
+def _note(text: str, x: str, place: int, *, late: bool) -> Figure:
+    """Write an alert's number above the start of its rectangle; several stand side by side, away from the edge."""
+    side = {"xanchor": "right", "xshift": -22 * place} if late else {"xanchor": "left", "xshift": 22 * place}
+    return {"text": text, "x": x, "y": 1, "yref": "y domain", "yanchor": "bottom", "showarrow": False, **side}
+
+
 def heat_map(rows: Sequence[Row], starts: Sequence[datetime], features: Sequence[str]) -> Figure:
-    """Drift of features by hour: the darker the larger, outlined where the policy decided that it drifted, grey where not judged.
+    """Drift of features by hour: darker is larger; outlined where the policy decided so, grey where nobody could.
 
     Parameters
     ----------
@@ -238,20 +265,25 @@ def heat_map(rows: Sequence[Row], starts: Sequence[datetime], features: Sequence
     at = {(row["feature"], row["window_start"]): row for row in rows}
     grid = [[at.get((feature, start)) for start in starts] for feature in features]
     largest = max((row["value"] for row in rows if row["value"] is not None), default=0)
-    frame = {"type": "heatmap", "x": [_x(start) for start in starts], "y": names, "zmin": 0, "hoverongaps": False}
+    x = [_x(start) for start in starts]
+    frame: Figure = {"type": "heatmap", "x": x, "y": names, "zmin": 0, "hoverongaps": False}
     hover = "%{y}<br>%{x|%d %b %H:%M} UTC<br>"
     judged = {
         **frame,
-        # One weak feature must not look like a fire: the scale reaches at least 0.3.
-        **{"zmax": max(0.3, min(largest, 1)), "colorscale": HEAT, "hovertemplate": hover + "%{z:.3g}%{text}<extra></extra>"},
         "z": [[_rounded(row) for row in line] for line in grid],
+        # One weak feature must not look like a fire: the scale reaches at least 0.3.
+        "zmax": max(0.3, min(largest, 1)),
+        "colorscale": HEAT,
+        "colorbar": _COLOUR_BAR,
         "text": [[_decision(row) for row in line] for line in grid],
-        "colorbar": {"thickness": 8, "len": 0.9, "outlinewidth": 0, "nticks": 4},
+        "hovertemplate": hover + "%{z:.3g}%{text}<extra></extra>",
     }
-    missing = {
+    unjudged = {
         **frame,
-        **{"zmax": 1, "showscale": False, "colorscale": [[0, "rgba(128,128,128,0.35)"], [1, "rgba(128,128,128,0.35)"]]},
         "z": [[1 if row and row["value"] is None else None for row in line] for line in grid],
+        "zmax": 1,
+        "colorscale": [[0, "rgba(128,128,128,0.35)"], [1, "rgba(128,128,128,0.35)"]],
+        "showscale": False,
         "text": [[_why(row) for row in line] for line in grid],
         "hovertemplate": hover + "no value: %{text}<extra></extra>",
     }
@@ -259,7 +291,22 @@ def heat_map(rows: Sequence[Row], starts: Sequence[datetime], features: Sequence
     layout["xaxis"]["automargin"] = True
     layout["yaxis"] = _categories(features, names)
     layout["shapes"] = [shape for index, line in enumerate(grid) for shape in _outlines(line, starts, index)]
-    return {"data": [missing, judged], "layout": layout}
+    return {"data": [unjudged, judged], "layout": layout}
+
+
+# Above the chart: beside it, it would take a third of a phone.
+_COLOUR_BAR = {
+    "orientation": "h",
+    "thickness": 8,
+    "len": 0.5,
+    "outlinewidth": 0,
+    "nticks": 4,
+    "x": 1,
+    "xanchor": "right",
+    "y": 1,
+    "yanchor": "bottom",
+    "ypad": 4,
+}
 
 
 def _categories(raw: Sequence[str], names: Sequence[str]) -> Figure:
@@ -281,7 +328,7 @@ def _decision(row: Row | None) -> str:
 def _why(row: Row | None) -> str:
     if row is None or row["value"] is not None:
         return ""
-    return label(f"{row['status']}: {row['reason'] or 'no reason was recorded'}", limit=120)
+    return label(because(row), limit=120)
 
 
 def _outlines(line: Sequence[Row | None], starts: Sequence[datetime], index: int) -> Iterator[Figure]:
@@ -289,7 +336,12 @@ def _outlines(line: Sequence[Row | None], starts: Sequence[datetime], index: int
     for drifted, run in groupby(zip(line, starts, strict=True), lambda pair: bool(pair[0] and pair[0]["drifted"])):
         hours = [start for _, start in run]
         if drifted:
-            place = {"x0": _x(hours[0] - HOUR / 2), "x1": _x(hours[-1] + HOUR / 2), "y0": index - 0.5, "y1": index + 0.5}
+            place = {
+                "x0": _x(hours[0] - HOUR / 2),
+                "x1": _x(hours[-1] + HOUR / 2),
+                "y0": index - 0.5,
+                "y1": index + 0.5,
+            }
             yield {"type": "rect", **place, "line": {"color": "#333333", "width": 1.5}}
 
 
@@ -297,19 +349,25 @@ def importance_chart(rows: Sequence[Row]) -> Figure:
     """Mean |SHAP value| per feature with its 95 % interval, in the order of the rows."""
     raw = [row["feature"] for row in rows]
     names = labels(raw)
+    errors = {"type": "data", "symmetric": False, "thickness": 1.5, "width": 3, "color": GREY}
     bars = {
-        **{"type": "bar", "orientation": "h", "y": names, "marker": {"color": COLOURS[0]}},
+        "type": "bar",
+        "orientation": "h",
+        "y": names,
         "x": [row["importance"] for row in rows],
-        "error_x": {
-            **{"type": "data", "symmetric": False, "thickness": 1.5, "width": 3, "color": GREY},
-            "array": [_reach(row, "upper") for row in rows],
-            "arrayminus": [_reach(row, "lower") for row in rows],
-        },
+        "error_x": errors
+        | {"array": [_reach(r, "upper") for r in rows], "arrayminus": [_reach(r, "lower") for r in rows]},
+        "marker": {"color": COLOURS[0]},
         "text": [_interval(row) for row in rows],
         "textposition": "none",
         "hovertemplate": "%{y}<br>%{x:.3g}%{text}<extra></extra>",
     }
-    layout = {**_canvas(70 + 20 * len(names)), "xaxis": {**_VALUES, "rangemode": "tozero"}, "yaxis": _categories(raw, names), "bargap": 0.35}
+    layout = {
+        **_canvas(70 + 20 * len(names)),
+        "xaxis": {**_VALUES, "rangemode": "tozero"},
+        "yaxis": _categories(raw, names),
+        "bargap": 0.35,
+    }
     return {"data": [bars], "layout": layout}
 
 

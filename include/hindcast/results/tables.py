@@ -98,7 +98,7 @@ windows = Table(
     Column("duplicate_ids", Integer),
     Column("misplaced_rows", Integer),
     Column("newest_prediction", Moment),
-    Column("manifest", Text),
+    Column("details", Text),
     Column("recorded_at", Moment),
 )
 
@@ -235,7 +235,6 @@ references = Table(
     _key("reference_digest"),
     Column("bins_digest", String, nullable=False),
     Column("rows", Integer, nullable=False),
-    Column("bins", LargeBinary, nullable=False),
     Column("profile", LargeBinary, nullable=False),
     Column("fitted_at", Moment, nullable=False),
 )
@@ -300,3 +299,19 @@ audit = Table(
 
 Index("alerts_by_model", alerts.c.model_name, alerts.c.opened_at)
 Index("incidents_by_model", incidents.c.affected_model, incidents.c.opened_at)
+
+days = Table(
+    "days",
+    METADATA,
+    _key("model_name"),
+    _key("day", Moment),
+    *[Column(f"hours_{state}", Integer, nullable=False) for state in ("ok", "empty", "partial", "failed", "missing")],
+    Column("rows", Integer, nullable=False),
+    Column("bytes", Integer, nullable=False),
+    Column("alerts_opened", Integer, nullable=False),
+    Column("alerts_resolved", Integer, nullable=False),
+    Column("incidents_opened", Integer, nullable=False),
+    Column("label_coverage", Text),
+    Column("config_digest", String),
+    comment="Facts of a UTC day; label_coverage is JSON, by label age in hours.",
+)

@@ -1,0 +1,72 @@
+"""importance: global SHAP importance of the window's sample."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+
+from hindcast.checks.run import Result, Run
+from hindcast.errors import NotEnoughData
+from hindcast.importance import global_importance
+
+
+def check(run: Run) -> Result:
+    """Explain the sample.
+
+    Raises
+    ------
+    ModelRefused
+        The artifact must not, or cannot, be loaded.
+    """
+    pulled, settings = run.pulled, run.model.explain
+    if settings.model is None:
+        return _nothing(run, "ok", "no model is configured under explain.model")
+    path = run.artifact("samples", ".parquet")
+    if not pulled["rows"] or not path.exists():
+        return _nothing(run, "ok", "no rows")
+    sample = pq.read_table(path)
+    features = list(run.reference.features)
+    version = pulled["model_version"]
+    try:
+        values = _shap(run, sample, features)
+        found = global_importance(values, features, population=pulled["rows"])
+    except NotEnoughData as error:
+        rows = [_row(run, version, name, status="insufficient_data", reason=str(error)) for name in features]
+        return Result("importance", "insufficient_data", str(error), (("importance", run.key, rows),))
+    rows = [
+        _row(run, version, i.feature, status="ok", reason="", importance=i.importance, lower=i.lower, upper=i.upper,
+             rank=i.rank, n=i.n)
+        for i in found
+    ]  # fmt: skip
+    top = [i.feature for i in sorted(found, key=lambda i: i.rank)[:3]]
+    return Result("importance", "ok", "", (("importance", run.key, rows),), {"top": top})
+
+
+def _nothing(run: Run, status: str, reason: str) -> Result:
+    return Result("importance", status, reason, (("importance", run.key, []),))
+
+
+def _shap(run: Run, sample: Any, features: list[str]) -> Any:  # noqa: ANN401 - Arrow in, numpy out
+    from hindcast.explainers import load_model, shap_values
+
+    artifact, held = run.model.explain.model, run.memories
+    assert artifact is not None  # noqa: S101 - `check` returned before
+    key = ("model", artifact.uri, artifact.sha256)
+    if key not in held:
+        held[key] = load_model(
+            Path(run.model.resolve(artifact.uri)),
+            format=artifact.format,
+            sha256=artifact.sha256,
+            allow_pickle=artifact.allow_pickle,
+        )
+    categorical = [name for name in features if run.reference.features[name].type == "categorical"]
+    return shap_values(
+        held[key], sample, features=features, categorical=categorical, method=run.model.explain.method
+    )
+
+
+def _row(run: Run, version: str, name: str, **values: Any) -> dict[str, Any]:  # noqa: ANN401
+    empty = dict.fromkeys(("importance", "lower", "upper", "rank", "n"))
+    return {**run.key, "model_version": version, "feature": name, **empty, **values}

@@ -1,0 +1,340 @@
+"""performance: the window against its labels, earlier windows whose labels have ripened, and degradation."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from hindcast.checks.evaluation import (
+    Evaluation,
+    as_floats,
+    evaluate,
+    read_facts,
+    segment_score,
+    sums_from_bytes,
+)
+from hindcast.checks.run import Result, Run, settle
+from hindcast.performance.degradation import SCALES, Pair, Verdict, judge
+from hindcast.performance.intervals import Score
+from hindcast.performance.outcomes import Outcomes
+from hindcast.performance.scores import service_scores
+from hindcast.results import tables
+from hindcast.spread import REMEMBERED, Memory
+from hindcast.window import HOUR, Window
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+    from datetime import datetime
+
+    import pyarrow as pa
+
+    Name = tuple[str, str]
+
+PRIMARY = {"binary": "accuracy", "multiclass": "accuracy", "regression": "mean_absolute_error"}
+BY_TASK = {
+    "binary": ("accuracy", "precision", "recall", "f1", "roc_auc", "average_precision", "brier_score_loss", "log_loss"),
+    "multiclass": ("accuracy", "precision", "recall", "f1", "roc_auc", "log_loss"),
+    "regression": ("mean_absolute_error", "root_mean_squared_error", "mean_absolute_percentage_error", "r2"),
+}
+SERVICE = ("latency_p50_ms", "latency_p95_ms", "latency_p99_ms", "request_count", "error_rate")
+_JUDGED_SERVICE = ("latency_p95_ms", "error_rate")
+
+
+def check(run: Run) -> Result:
+    """Evaluate the window at every label age that has passed, and the windows that reach an age now."""
+    pulled = run.pulled
+    writes: list[tuple[str, dict[str, Any], list[dict[str, Any]]]] = []
+    degraded: set[str] = set()
+    facts: dict[str, Any] = {}
+    for window, age, moment in evaluations(run):
+        part = _Part(run, window, age, moment)
+        if part.facts is None and window != run.window:
+            continue
+        writes += part.writes()
+        degraded |= {f"{f['segment']} {f['metric']}" for f in part.findings}
+        if part.evaluation and window == run.window:
+            facts[f"label_coverage_{age}h"] = round(part.evaluation.coverage, 4)
+    facts["degraded"] = sorted(degraded)
+    return Result("performance", "ok", "" if pulled["rows"] else "no rows", writes, facts)
+
+
+def evaluations(run: Run) -> list[tuple[Window, int, datetime]]:
+    """What a run judges: (window, label age in hours, moment as of which labels are known), oldest window first."""
+    settled = run.window.end + settle(run.model)
+    found = []
+    for age in run.model.performance.label_ages_hours:
+        moment = settled + timedelta(hours=age)
+        if age == 0 or moment <= run.as_of:
+            found.append((run.window, age, min(moment, run.as_of)))
+        if age > 0 and settled <= run.as_of:
+            found.append((run.window - age, age, settled))
+    return sorted(found)
+
+
+class _Part:
+    """One window at one label age: rows, findings, memory."""
+
+    def __init__(self, run: Run, window: Window, age: int, moment: datetime) -> None:
+        self.run, self.window, self.age, self.moment = run, window, age, moment
+        self.key = {"model_name": run.model.model, "window_start": window.start}
+        self.facts = read_facts(run, window)
+        self.evaluation = evaluate(run, window, self.facts, moment) if self.facts is not None else None
+        self.service = _service(self.facts) if self.facts is not None and age == 0 else {}
+        self.mature = bool(
+            self.evaluation
+            and self.evaluation.outcomes.n
+            and self.evaluation.coverage >= run.model.performance.min_label_coverage
+        )
+        self.names: list[Name] = []
+        self.verdicts: dict[tuple[str, str, int], Verdict] = {}
+        self.findings: list[dict[str, Any]] = []
+        self.memory: Memory | None = None
+        if self.evaluation and self.facts is not None:
+            self._judge()
+
+    def writes(self) -> list[tuple[str, dict[str, Any], list[dict[str, Any]]]]:
+        """Everything that this part replaces."""
+        aged = {**self.key, "label_age_hours": self.age}
+        rows = self._rows() if self.evaluation else []
+        outcomes, memory = [], []
+        if self.evaluation and self.mature:
+            outcomes = [{**aged, "outcomes": self.evaluation.to_bytes()}]
+        if self.memory is not None:
+            memory = [{**self.key, "check": self._series, "content": self.memory.to_bytes(self.names)}]
+        return [
+            ("performance", aged, rows),
+            ("outcomes", aged, outcomes),
+            ("memory", {**self.key, "check": self._series}, memory),
+            ("findings", {**aged, "check": "performance"}, self.findings),
+        ]
+
+    @property
+    def _series(self) -> str:
+        return f"performance@{self.age}"
+
+    def _judge(self) -> None:
+        run, evaluation = self.run, self.evaluation
+        if evaluation is None:
+            return
+        settings, task = run.model.performance, run.model.task
+        metrics = [m for m in (settings.metrics or BY_TASK[task]) if m in BY_TASK[task]]
+        self.names = [("*", metric) for metric in metrics]
+        self.names += [(segment, PRIMARY[task]) for segment in evaluation.segments]
+        if self.age == 0:
+            self.names += [("*", metric) for metric in _JUDGED_SERVICE]
+        past = self._remembered()
+        flagged = {
+            hour: {self.names[j][0] for j in np.flatnonzero(memory.flagged())} for hour, memory in past.items()
+        }
+        pairs = [*self._label_pairs(flagged), *self._service_pairs(flagged)]
+        verdicts, self.memory = judge(
+            pairs,
+            list(past.values()),
+            self.names,
+            threshold=settings.threshold,
+            critical=settings.critical,
+            budget_per_week=run.model.drift.budget_false_alarms_per_week,
+        )
+        run.memories[self._series] = (tuple(self.names), {**past, self.window.start: self.memory})
+        self.verdicts = {(*v.pair.name, v.pair.scale): v for v in verdicts}  # type: ignore[misc]
+        self.findings = [self._finding(v) for v in verdicts if v.severity]
+
+    def _remembered(self) -> dict[datetime, Memory]:
+        first, last = self.window.start - REMEMBERED * HOUR, self.window.start
+        names, held = self.run.memories.get(self._series, ((), {}))
+        if held and names == tuple(self.names) and max(held) < last and max(held) >= last - 24 * HOUR:
+            return {hour: memory for hour, memory in held.items() if hour >= first}
+        table = tables.memory
+        where = (table.c.window_start >= first, table.c.window_start < last)
+        rows = self.run.store.rows(table, *where, model_name=self.run.model.model, check=self._series)
+        return {row["window_start"]: Memory.from_bytes(row["content"], self.names) for row in rows}
+
+    def _label_pairs(self, flagged: dict[datetime, set[str]]) -> Iterable[Pair]:
+        """Whole window and segments, at each scale, beside the days before."""
+        if not self.mature or self.evaluation is None:
+            return
+        past = self._past()
+        past[self.window.start] = (self.evaluation.outcomes, self.evaluation.segments)
+        task, days = self.run.model.task, self.run.model.performance.baseline_days
+        metrics = [metric for segment, metric in self.names if segment == "*" and metric not in SERVICE]
+        segments = list(self.evaluation.segments)
+        table = {hour: np.array([sums.get(s, (0, 0, 0)) for s in segments]) for hour, (_, sums) in past.items()}
+        for scale in SCALES:
+            since = self.window.start - (scale - 1) * HOUR
+            now = [hour for hour in past if since <= hour]
+            then = [hour for hour in past if since - days * 24 * HOUR <= hour < since]
+            good = [hour for hour in then if "*" not in flagged.get(hour, ())]
+            current = sum((past[h][0] for h in now), Outcomes(task)).scores()
+            baseline = self._pooled(good, past).scores()
+            for metric in metrics:
+                yield Pair("*", metric, scale, current[metric], baseline[metric], len(good))
+            if not segments:
+                continue
+            keep = np.array([[s not in flagged.get(h, ()) for s in segments] for h in then], bool).reshape(len(then), len(segments))
+            stack = np.array([table[h] for h in then]).reshape(len(then), len(segments), 3) * keep[:, :, None]
+            present = np.array([table[h] for h in now]).sum(axis=0)
+            total, hours = stack.sum(axis=0), (stack[:, :, 0] > 0).sum(axis=0)
+            for j, segment in enumerate(segments):
+                pair = (segment_score(task, present[j]), segment_score(task, total[j]), int(hours[j]))
+                yield Pair(segment, PRIMARY[task], scale, *pair)
+
+    def _past(self) -> dict[datetime, Any]:
+        """Outcomes of the hours before at this age, oldest first."""
+        days = self.run.model.performance.baseline_days
+        first, last = self.window.start - (days * 24 + max(SCALES)) * HOUR, self.window.start
+        held: dict[datetime, Any] = self.run.outcomes.setdefault(self.age, {})
+        if not held or max(held) < last - 24 * HOUR or max(held) >= last or min(held) > first + 48 * HOUR:
+            table = tables.outcomes
+            where = (table.c.window_start >= first, table.c.window_start < last)
+            rows = self.run.store.rows(table, *where, model_name=self.run.model.model, label_age_hours=self.age)
+            held = {row["window_start"]: sums_from_bytes(row["outcomes"]) for row in rows}
+        past = {hour: sums for hour, sums in held.items() if first <= hour < last}
+        if self.evaluation:
+            own = (self.evaluation.outcomes, self.evaluation.segments)
+            self.run.outcomes[self.age] = {**past, self.window.start: own}
+        return past
+
+    def _pooled(self, hours: Sequence[datetime], past: dict[datetime, Any]) -> Outcomes:
+        """Sum of many hours, whole days of them kept for the next window."""
+        task = self.run.model.task
+        days: dict[Any, list[datetime]] = {}
+        for hour in hours:
+            days.setdefault(hour.date(), []).append(hour)
+        held = self.run.outcomes.setdefault("days", {})
+        total = Outcomes(task)
+        for of_day in days.values():
+            key = (self.age, tuple(of_day))
+            if key not in held:
+                held[key] = sum((past[hour][0] for hour in of_day), Outcomes(task))
+                if len(held) > 400:
+                    del held[next(iter(held))]
+            total = total + held[key]
+        return total
+
+    def _service_pairs(self, flagged: dict[datetime, set[str]]) -> Iterable[Pair]:
+        """Latency and errors of the hour beside the median hour of the days before."""
+        if not self.service:
+            return
+        for metric in SERVICE:
+            values = self._service_history(metric, flagged)
+            baseline = Score(float(np.median(values)), None, None, len(values)) if values else None
+            if baseline and metric in _JUDGED_SERVICE:
+                yield Pair("*", metric, 1, self.service[metric], baseline, len(values))
+
+    def _service_history(self, metric: str, flagged: dict[datetime, set[str]]) -> list[float]:
+        days = self.run.model.performance.baseline_days
+        first, last = self.window.start - days * 24 * HOUR, self.window.start
+        held: dict[str, dict[datetime, float]] = self.run.outcomes.setdefault("service", {})
+        if metric not in held or not held[metric] or not last - 24 * HOUR <= max(held[metric]) < last:
+            table = tables.performance
+            rows = self.run.store.rows(
+                table,
+                table.c.window_start >= first,
+                table.c.window_start < last,
+                table.c.value.is_not(None),
+                columns=("window_start", "value"),
+                model_name=self.run.model.model,
+                segment="*",
+                metric=metric,
+                label_age_hours=0,
+            )
+            held[metric] = {row["window_start"]: row["value"] for row in rows}
+        found = {hour: value for hour, value in held[metric].items() if first <= hour < last}
+        now = self.service[metric].value
+        held[metric] = {**found, **({self.window.start: now} if now is not None else {})}
+        return list(found.values())
+
+    def _finding(self, verdict: Verdict) -> dict[str, Any]:
+        pair = verdict.pair
+        return {
+            **self.key,
+            "check": "performance",
+            "kind": "performance",
+            "subject": pair.segment,
+            "segment": pair.segment,
+            "metric": pair.metric,
+            "scale_hours": pair.scale,
+            "label_age_hours": self.age,
+            "value": pair.current.value,
+            "baseline": pair.baseline.value,
+            "change_percent": verdict.change_percent,
+            "threshold": verdict.threshold,
+            "severity": verdict.severity,
+            "detected_at": self.moment,
+            "reason": f"{pair.scale} h, {pair.current.n} rows, labels {self.age} h old, against {pair.hours} hours before",
+        }
+
+    def _rows(self) -> list[dict[str, Any]]:
+        evaluation = self.evaluation
+        if evaluation is None or self.facts is None:
+            return []
+        run, task = self.run, self.run.model.task
+        versions = _versions(self.facts)
+        overall = versions[0] if len(versions) == 1 else "*"
+        rows = []
+        if self.age == 0:
+            rows += [self._row(overall, "*", metric, self.service[metric], None) for metric in SERVICE]
+        unlabelled = run.labels is None and "ground_truth" not in self.facts.column_names
+        if unlabelled and self.age:
+            return rows
+        wanted = run.model.performance.metrics or BY_TASK[task]
+        for metric in (m for m in BY_TASK[task] if m in wanted):
+            score = evaluation.scores[metric]
+            if unlabelled:
+                score = Score(None, None, None, 0, "no ground truth is configured: neither labels nor a ground_truth column")
+            rows.append(self._row(overall, "*", metric, score, evaluation.coverage))
+            for version, scores in evaluation.by_version.items():
+                rows.append(self._row(version, "*", metric, scores[metric], evaluation.coverage))
+        for segment, sums in evaluation.segments.items():
+            if sums[0]:
+                rows.append(self._row(overall, segment, PRIMARY[task], segment_score(task, sums), evaluation.coverage))
+        return rows
+
+    def _row(self, version: str, segment: str, metric: str, score: Score, coverage: float | None) -> dict[str, Any]:
+        verdict = self.verdicts.get((segment, metric, 1))
+        baseline = verdict.pair.baseline.value if verdict else None
+        if metric in SERVICE and baseline is None:
+            values = [v for h, v in self.run.outcomes.get("service", {}).get(metric, {}).items() if h < self.window.start]
+            baseline = float(np.median(values)) if values else None
+        change = None
+        if baseline and score.value is not None:
+            change = (score.value - baseline) / abs(baseline) * 100
+        reason, status = score.reason, "ok" if score.value is not None else "insufficient_data"
+        least = self.run.model.performance.min_label_coverage
+        if coverage is not None and score.value is not None and coverage < least:
+            status, reason = "insufficient_data", f"{coverage:.0%} of the labels are known; {least:.0%} are needed to judge"
+        return {
+            **self.key,
+            "model_version": version,
+            "segment": segment,
+            "metric": metric,
+            "value": score.value,
+            "lower": score.lower,
+            "upper": score.upper,
+            "baseline": baseline,
+            "change_percent": change,
+            "estimated": False,
+            "label_coverage": coverage,
+            "as_of": self.moment,
+            "status": status,
+            "label_age_hours": self.age,
+            "n": score.n,
+            "reason": reason or (verdict.reason if verdict else ""),
+        }
+
+
+def _versions(facts: pa.Table) -> list[str]:
+    if "model_version" not in facts.column_names:
+        return ["unknown"]
+    return sorted(name or "unknown" for name in facts.column("model_version").unique().to_pylist())
+
+
+def _service(facts: pa.Table) -> dict[str, Score]:
+    n = facts.num_rows
+    failed = np.zeros(n, bool)
+    if "error" in facts.column_names:
+        failed = np.asarray(facts.column("error").combine_chunks().is_valid())
+    latency = as_floats(facts.column("latency_ms").combine_chunks()) if "latency_ms" in facts.column_names else np.empty(0)
+    return service_scores(latency, failed)

@@ -1,0 +1,151 @@
+"""The reference of a model: bins fitted to it, its profile, and what its features look like."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+
+from hindcast.errors import SourceMissing, SourceUnreadable
+from hindcast.infer import infer_features
+from hindcast.profile import files
+from hindcast.profile.fit import feature_columns, fit_bins, kind_of
+from hindcast.profile.scan import Scanner
+from hindcast.results import tables
+from hindcast.sources.folder import parquet_files
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    import pyarrow.parquet as pq
+
+    from hindcast.config import Feature, ModelFile
+    from hindcast.profile.bins import Bins
+    from hindcast.profile.profile import Profile
+    from hindcast.results.sql import Store
+    from hindcast.sources.base import Source
+
+_held: dict[tuple[str, str, str], Reference] = {}
+
+
+@dataclass(frozen=True)
+class Reference:
+    """Training data, or a range of past windows, as a profile.
+
+    `features` are those of the model file, or inferred from the reference where the model file names none.
+    """
+
+    digest: str
+    profile: Profile
+    features: Mapping[str, Feature]
+
+    @property
+    def bins(self) -> Bins:
+        """Bins fitted to this reference."""
+        return self.profile.bins
+
+
+def load_reference(model: ModelFile, store: Store, logs: Source | None) -> Reference:
+    """The fitted reference: held in this process, stored, or fitted now and stored.
+
+    Raises
+    ------
+    SourceMissing, SourceUnreadable
+        The reference is not there, or holds no features.
+    """
+    opened = _open(model, logs)
+    digest = _digest(model, opened)
+    held = _held.get((store.url, model.model, digest))
+    if held:
+        return held
+    rows = store.rows(tables.references, model_name=model.model, reference_digest=digest)
+    if rows:
+        profile = files.load(rows[0]["profile"])
+    else:
+        profile = fit(model, opened)
+        row = {
+            "model_name": model.model,
+            "reference_digest": digest,
+            "bins_digest": profile.bins.digest,
+            "rows": profile.rows,
+            "profile": files.export(profile),
+            "fitted_at": datetime.now(UTC),
+        }
+        with store.transaction() as connection:
+            store.replace(connection, tables.references, [row], model_name=model.model, reference_digest=digest)
+    reference = Reference(digest, profile, model.features or infer_features(profile))
+    _held[store.url, model.model, digest] = reference
+    return reference
+
+
+def fit(model: ModelFile, opened: Sequence[pq.ParquetFile]) -> Profile:
+    """Fit bins to the files of a reference and profile them."""
+    names = list(dict.fromkeys(name for file in opened for name in file.schema_arrow.names))
+    prefix, columns = feature_columns(names)
+    kinds = _kinds(model, opened, columns)
+    bins = fit_bins(opened, kinds, model.drift.bins, prefix=prefix)
+    scanner = Scanner(bins, prefix=prefix)
+    try:
+        for file in opened:
+            scanner.read(file)
+    except (OSError, pa.ArrowException) as error:
+        message = f"reference of {model.model}: cannot be read: {error}"
+        raise SourceUnreadable(message) from error
+    return scanner.profile
+
+
+def _kinds(model: ModelFile, opened: Sequence[pq.ParquetFile], columns: Mapping[str, str]) -> dict[str, str]:
+    """Column of the log -> kind: the features, then what every log has."""
+    types: dict[str, Any] = {}
+    for file in opened:
+        for field in file.schema_arrow:
+            types.setdefault(field.name, field.type)
+    kinds: dict[str, str] = {}
+    for name in model.features or columns:
+        if name in model.features:
+            kinds[f"feature_{name}"] = model.features[name].type
+            continue
+        kind = kind_of(types[columns[name]])
+        if kind:
+            kinds[f"feature_{name}"] = kind
+    if not kinds:
+        message = f"reference of {model.model}: has no feature columns; it has {', '.join(types) or 'no columns'}"
+        raise SourceUnreadable(message)
+    if "prediction" in types:
+        kinds["prediction"] = "numeric" if model.task == "regression" else "categorical"
+    if model.task != "regression":
+        scores = [name for name in types if name.startswith("score_")]
+        kinds.update(dict.fromkeys(["score", *scores, "confidence"], "numeric"))
+    kinds["latency_ms"] = "numeric"
+    return kinds
+
+
+def _open(model: ModelFile, logs: Source | None) -> list[pq.ParquetFile]:
+    reference = model.reference
+    if reference.uri is not None:
+        return parquet_files(model.resolve(reference.uri))
+    if logs is None or reference.start is None or reference.end is None:
+        message = f"reference of {model.model}: has neither a uri nor a range"
+        raise SourceMissing(message)
+    manifest = logs.manifest(reference.start, reference.end)
+    if not manifest.objects:
+        message = f"reference of {model.model}: the logs have no rows from {reference.start} to {reference.end}"
+        raise SourceMissing(message)
+    return [logs.open(item) for item in manifest.objects]
+
+
+def _digest(model: ModelFile, opened: Sequence[pq.ParquetFile]) -> str:
+    """Changes with the data (by its footers) and with what the bins are fitted to."""
+    digest = hashlib.sha256()
+    for file in opened:
+        meta = file.metadata
+        groups = [meta.row_group(i) for i in range(meta.num_row_groups)]
+        stats = [[str(g.column(j).statistics) for j in range(g.num_columns)] for g in groups]
+        digest.update(json.dumps([meta.num_rows, str(file.schema_arrow), stats]).encode())
+    kinds = {name: feature.type for name, feature in model.features.items()}
+    digest.update(json.dumps([model.drift.bins, model.task, kinds]).encode())
+    return digest.hexdigest()[:16]

@@ -1,0 +1,259 @@
+"""A run: one model, one window, as of one moment. `execute` computes a check and commits it in one transaction."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import time
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import delete
+
+from hindcast import config as configuration
+from hindcast.checks.reference import Reference, load_reference
+from hindcast.drift.baseline import History
+from hindcast.errors import HindcastError, SourceUnreadable, UsageError
+from hindcast.profile.profile import Profile
+from hindcast.results import tables
+from hindcast.results.sql import Store
+from hindcast.sources.folder import open_source
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from hindcast.config import ModelFile
+    from hindcast.sources.base import Source
+    from hindcast.window import Window
+
+CHECKS = ("pull", "quality", "drift", "performance", "importance", "triage")
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a check found: rows to replace, by table, each with the key that is deleted first.
+
+    `writes` is a sequence of ``(table name, key, rows)``; `facts` are small and go to XCom and the log.
+    """
+
+    check: str
+    status: str
+    reason: str = ""
+    writes: Sequence[tuple[str, dict[str, Any], list[dict[str, Any]]]] = ()
+    facts: dict[str, Any] = field(default_factory=dict)
+    # Raised after the commit: the window is on record, and the task is red.
+    error: HindcastError | None = None
+
+
+class Run:
+    """One model, one window, as of one moment; sources, store and stored profiles opened when first used.
+
+    Parameters
+    ----------
+    model : ModelFile
+    window : Window
+    as_of : datetime
+        What was not known then does not exist: no later label, no later window.
+    store : Store
+    publish : bool
+        Put metrics into the outbox: scheduled runs do, replays and backfills do not.
+    """
+
+    def __init__(
+        self, model: ModelFile, window: Window, as_of: datetime, store: Store, *, publish: bool = False
+    ) -> None:
+        if as_of < window.end:
+            message = f"as-of {as_of.isoformat()} lies before the end of window {window}: it is not over yet"
+            raise UsageError(message)
+        self.model, self.window, self.as_of, self.store, self.publish = model, window, as_of, store, publish
+
+    @classmethod
+    def open(
+        cls,
+        name: str,
+        window: Window,
+        as_of: datetime | None = None,
+        *,
+        config: str | Path | None = None,
+        results: str | None = None,
+        now: datetime | None = None,
+        publish: bool = False,
+    ) -> Run:
+        """Find the model and open the store.
+
+        Without `as_of`, it is the moment when the window's last labels are due, or `now` if that is earlier: a mature
+        window gives the same rows for ever.
+        """
+        model = configuration.find(name, config)
+        if as_of is None:
+            ripe = window.end + settle(model) + timedelta(hours=max(model.performance.label_ages_hours))
+            as_of = min(ripe, now or datetime.now(UTC))
+        return cls(model, window, as_of, Store(results), publish=publish)
+
+    def at(self, window: Window, as_of: datetime) -> Run:
+        """The same model at another window, sharing what is open."""
+        other = Run(self.model, window, as_of, self.store, publish=self.publish)
+        for name in ("logs", "labels", "reference", "history", "outcomes", "memories"):
+            if name in self.__dict__:
+                other.__dict__[name] = self.__dict__[name]
+        return other
+
+    @property
+    def key(self) -> dict[str, Any]:
+        """What identifies the rows of this run."""
+        return {"model_name": self.model.model, "window_start": self.window.start}
+
+    @property
+    def segment_columns(self) -> dict[str, tuple[str, ...]]:
+        """Segment -> columns of the log that may hold it, the feature first."""
+        return {name: (f"feature_{name}", name) for name in self.model.segments}
+
+    @cached_property
+    def logs(self) -> Source:
+        """Where the prediction logs are."""
+        return open_source(self.model.resolve(self.model.logs.uri), self.model.logs.connection)
+
+    @cached_property
+    def labels(self) -> Source | None:
+        """Where late ground truth is."""
+        labels = self.model.labels
+        return open_source(self.model.resolve(labels.uri), labels.connection) if labels else None
+
+    @cached_property
+    def reference(self) -> Reference:
+        """The fitted reference, from the store or fitted now."""
+        return load_reference(self.model, self.store, self.logs if self.model.reference.uri is None else None)
+
+    @cached_property
+    def history(self) -> History:
+        """Stored hourly profiles."""
+        return History(self.reference.bins, self._profiles)
+
+    @cached_property
+    def outcomes(self) -> dict[Any, Any]:
+        """Outcomes of earlier windows, held between the windows of a replay."""
+        return {}
+
+    @cached_property
+    def memories(self) -> dict[Any, Any]:
+        """Policy memories of earlier windows, held between the windows of a replay."""
+        return {}
+
+    def _profiles(self, hours: Sequence[datetime]) -> dict[datetime, bytes]:
+        table, found = tables.profiles, {}
+        for first in range(0, len(hours), 500):
+            rows = self.store.rows(
+                table,
+                columns=("window_start", "profile"),
+                model_name=self.model.model,
+                bins_digest=self.reference.bins.digest,
+                window_start=list(hours[first : first + 500]),
+            )
+            found.update({row["window_start"]: row["profile"] for row in rows})
+        return found
+
+    @cached_property
+    def pulled(self) -> dict[str, Any]:
+        """The window's row, as `pull` wrote it.
+
+        Raises
+        ------
+        UsageError
+            The window was never pulled.
+        SourceUnreadable
+            None of its objects could be read.
+        """
+        rows = self.store.rows(tables.windows, **self.key)
+        if not rows:
+            message = f"{self.model.model} {self.window}: was not pulled yet; run the check pull first"
+            raise UsageError(message)
+        if rows[0]["status"] == "failed":
+            message = f"{self.model.model} {self.window}: {rows[0]['reason']}"
+            raise SourceUnreadable(message)
+        return {**rows[0], **json.loads(rows[0]["details"])}
+
+    @cached_property
+    def profile(self) -> Profile:
+        """The window's profile, as `pull` wrote it."""
+        content = self._profiles([self.window.start]).get(self.window.start)
+        return Profile.from_bytes(content, self.reference.bins) if content else Profile.empty(self.reference.bins)
+
+    def artifact(self, kind: str, suffix: str, window: Window | None = None) -> Path:
+        """Where a file of a window lies; the model's name is safe in a path, config.py sees to that."""
+        name = f"{(window or self.window).start:%Y-%m-%dT%H}{suffix}"
+        return self.store.artifacts / kind / self.model.model / name
+
+
+def settle(model: ModelFile) -> timedelta:
+    """How long after a window's end its log files may still arrive."""
+    return timedelta(minutes=model.schedule.settle_minutes)
+
+
+def compute(run: Run, check: str) -> Result:
+    """What a check finds, nothing written."""
+    if check not in CHECKS:
+        message = f"unknown check {check!r}; known: {', '.join(CHECKS)}"
+        raise UsageError(message)
+    # Each check's module is imported only where it runs: importing Great Expectations costs seconds.
+    result: Result = importlib.import_module(f"hindcast.checks.{check}").check(run)
+    return result
+
+
+def commit(run: Run, result: Result, seconds: float) -> None:
+    """Write a result in one transaction: its rows, the check's own row, and its metrics if they are to be pushed."""
+    own = {
+        **run.key,
+        "check": result.check,
+        "status": result.status,
+        "reason": result.reason,
+        "as_of": run.as_of,
+        "config_digest": run.model.digest,
+        "duration_seconds": seconds,
+        "recorded_at": datetime.now(UTC),
+    }
+    with run.store.transaction() as connection:
+        for name, key, rows in result.writes:
+            table = tables.METADATA.tables[name]
+            stamp = {"config_digest": run.model.digest} if "config_digest" in table.c else {}
+            run.store.replace(connection, table, [{**stamp, **row} for row in rows], **key)
+        run.store.replace(connection, tables.checks, [own], **run.key, check=result.check)
+        if result.check == "triage":
+            content = {**result.facts, "as_of": run.as_of, "config_digest": run.model.digest}
+            run.store.append_audit(connection, actor="hindcast", action="triage", content=content, **run.key)
+        if run.publish:
+            _put_in_outbox(run, result, seconds, connection)
+
+
+def _put_in_outbox(run: Run, result: Result, seconds: float, connection: Any) -> None:  # noqa: ANN401
+    from hindcast.push import samples
+
+    table = tables.outbox
+    key = {"model_name": run.model.model, "check": result.check}
+    newer = run.store.rows(table, table.c.window_start > run.window.start, **key)
+    if not newer:
+        content = json.dumps(samples(run.model.model, run.window, result, seconds))
+        connection.execute(delete(table).where(table.c.model_name == key["model_name"], table.c.check == key["check"]))
+        connection.execute(table.insert(), [{**key, "window_start": run.window.start, "content": content}])
+
+
+def execute(run: Run, check: str) -> dict[str, Any]:
+    """Compute one check and commit it; returns its facts with ``status`` and ``reason``.
+
+    Raises
+    ------
+    HindcastError
+        The check could not be done. Its row says so, and what earlier runs wrote stays.
+    """
+    started = time.perf_counter()
+    try:
+        result = compute(run, check)
+    except HindcastError as error:
+        commit(run, Result(check, "error", str(error)), time.perf_counter() - started)
+        raise
+    commit(run, result, time.perf_counter() - started)
+    if result.error:
+        raise result.error
+    return {"status": result.status, "reason": result.reason, **result.facts}

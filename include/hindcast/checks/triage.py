@@ -1,0 +1,98 @@
+"""triage: findings to alerts, alerts to incidents, each incident with its diagnosis."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import select
+
+from hindcast import alerts, incidents
+from hindcast.checks.run import Result, Run
+from hindcast.diagnosis import diagnose
+from hindcast.results import tables
+from hindcast.window import HOUR
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from datetime import datetime
+
+    Row = dict[str, Any]
+
+
+def check(run: Run) -> Result:
+    """Fold every finding of the model; only what changed gets a new diagnosis."""
+    name = run.model.model
+    published = run.store.rows(tables.alerts, model_name=name)
+    findings = run.store.rows(tables.findings, model_name=name)
+    folded = alerts.fold(findings, _judged(run), published)
+    before = {row["incident_id"]: row for row in run.store.rows(tables.incidents, affected_model=name)}
+    rows = []
+    for members in incidents.group(folded):
+        row = incidents.incident_of(members)
+        for alert in members:
+            alert["incident_id"] = row["incident_id"]
+        rows.append(_with_diagnosis(run, row, members, before.get(row["incident_id"]), published))
+    writes = (
+        ("alerts", {"model_name": name}, folded),
+        ("incidents", {"affected_model": name}, rows),
+    )
+    firing = [a for a in folded if a["state"] == "firing"]
+    opened = [a for a in folded if a["opened_at"] == run.window.end]
+    facts = {
+        "firing": len(firing),
+        "opened": sorted(f"{a['kind']} {a['subject']}" for a in opened),
+        "by_severity": _counted(firing),
+    }
+    return Result("triage", "ok", "", writes, facts)
+
+
+def _counted(firing: Sequence[Row]) -> dict[str, int]:
+    counted: dict[str, int] = {}
+    for alert in firing:
+        key = f"{alert['kind']}/{alert['severity']}"
+        counted[key] = counted.get(key, 0) + 1
+    return dict(sorted(counted.items()))
+
+
+def _judged(run: Run) -> Mapping[tuple[str, int], list[datetime]]:
+    """Windows that each check judged and that were not empty, by check and label age."""
+    windows, outcomes, checks = tables.windows, tables.outcomes, tables.checks
+    name = run.model.model
+    with run.store.transaction() as connection:
+        filled = {
+            row[0]
+            for row in connection.execute(
+                select(windows.c.window_start).where(windows.c.model_name == name, windows.c.rows > 0)
+            )
+        }
+        done = connection.execute(
+            select(checks.c.check, checks.c.window_start)
+            .where(checks.c.model_name == name, checks.c.status != "error")
+            .order_by(checks.c.window_start)
+        ).all()
+        aged = connection.execute(
+            select(outcomes.c.label_age_hours, outcomes.c.window_start)
+            .where(outcomes.c.model_name == name)
+            .order_by(outcomes.c.window_start)
+        ).all()
+    judged: dict[tuple[str, int], list[datetime]] = {}
+    for check_name, start in done:
+        if start in filled and check_name != "performance":
+            judged.setdefault((check_name, 0), []).append(start)
+    for age, start in aged:
+        judged.setdefault(("performance", age), []).append(start)
+    return judged
+
+
+def _with_diagnosis(
+    run: Run, row: Row, members: Sequence[Row], before: Row | None, published: Sequence[Row]
+) -> Row:
+    """Diagnose an incident anew when its alerts changed since the last time; else its texts stand."""
+    seen = {a["alert_id"]: (a["last_seen_at"], a["state"], a["severity"]) for a in published}
+    same = all(seen.get(a["alert_id"]) == (a["last_seen_at"], a["state"], a["severity"]) for a in members)
+    if before and same and before["symptoms"] == row["symptoms"]:
+        return {**row, "description": before["description"], "root_cause": before["root_cause"]}
+    start = row["opened_at"] - HOUR
+    end = max(a["last_seen_at"] for a in members)
+    found = diagnose(run.store, run.model, start, end)
+    return {**row, "description": found.text, "root_cause": found.cause}

@@ -1,0 +1,336 @@
+"""The command line: everything that a DAG task does, without Airflow."""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import sys
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from hindcast import __version__
+from hindcast import config as configuration
+from hindcast.errors import ConfigError, HindcastError, UsageError
+from hindcast.window import Window, floor_hour, parse_time
+from hindcast.window import text as time_text
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+Command = Any
+
+
+class _Group(click.Group):
+    """Maps our errors to exit statuses, with the message and no traceback."""
+
+    def invoke(self, ctx: click.Context) -> Any:  # noqa: ANN401 - whatever a command returns
+        try:
+            return super().invoke(ctx)
+        except HindcastError as error:
+            click.echo(f"hindcast: {error}", err=True)
+            ctx.exit(error.exit_status)
+
+
+@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
+@click.version_option(__version__)
+def main() -> None:
+    """Look back at what a model did: data quality, drift, degradation, importance, alerts.
+
+    Times are ISO 8601, UTC unless a zone is given. Exit status: 0 done, whatever was found; 2 bad usage or configuration; 3
+    source missing or unreadable; 4 results store; 1 anything else.
+    """
+
+
+def _common(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Options that every subcommand has."""
+    options = (
+        click.option("--config", metavar="PATH", help="Model files: a folder or a file [HINDCAST_CONFIG, include/models]."),
+        click.option("--results", metavar="URL", help="Results store [HINDCAST_RESULTS, sqlite:///.hindcast/results.db]."),
+        click.option("--json", "as_json", is_flag=True, help="Print JSON."),
+    )
+    return functools.reduce(lambda wrapped, option: option(wrapped), reversed(options), command)
+
+
+def _say(as_json: bool, content: Any, *lines: str) -> None:  # noqa: ANN401, FBT001
+    if as_json:
+        click.echo(json.dumps(content, indent=2, default=_plain))
+    else:
+        for line in lines:
+            click.echo(line)
+
+
+def _plain(value: object) -> str:
+    return time_text(value) if isinstance(value, datetime) else str(value)
+
+
+def _checks(given: str | None) -> list[str]:
+    from hindcast.checks import CHECKS
+
+    wanted = [name.strip() for name in given.split(",")] if given else list(CHECKS)
+    unknown = [name for name in wanted if name not in CHECKS]
+    if unknown:
+        message = f"--only: unknown check {unknown[0]!r}; known: {', '.join(CHECKS)}"
+        raise UsageError(message)
+    findings = {"quality", "drift", "performance"}
+    return [name for name in CHECKS if name in wanted or (name == "triage" and findings & set(wanted))]
+
+
+@main.command()
+@click.argument("model")
+@click.option("--window", required=True, metavar="T", help="Hour to check, such as 2013-04-16T15.")
+@click.option("--only", metavar="CHECK,…", help="quality, drift, performance, importance; all by default.")
+@click.option("--as-of", metavar="T", help="What was not known then does not exist.")
+@_common
+def check(
+    model: str, window: str, only: str | None, as_of: str | None, config: str | None, results: str | None, as_json: bool  # noqa: FBT001
+) -> None:
+    """Check one window of MODEL."""
+    from hindcast.checks import Run, execute
+    from hindcast.results import tables
+
+    wanted = _checks(only)
+    run = Run.open(
+        model, Window.parse(window), parse_time(as_of) if as_of else None, config=config, results=results
+    )
+    if only and "pull" not in wanted and not run.store.rows(tables.windows, **run.key):
+        wanted.insert(0, "pull")
+    elif not only and "pull" not in wanted:
+        wanted.insert(0, "pull")
+    found: dict[str, Any] = {}
+    failure: HindcastError | None = None
+    for name in wanted:
+        try:
+            found[name] = execute(run, name)
+        except HindcastError as error:
+            found[name] = {"status": "error", "reason": str(error)}
+            failure = failure or error
+            if name == "pull":
+                break
+        if not as_json:
+            click.echo(f"{name:<12} {_facts(found[name])}")
+    _say(as_json, {"model": model, "window": run.window.start, "as_of": run.as_of, "checks": found})
+    if failure:
+        raise failure
+
+
+def _facts(facts: dict[str, Any]) -> str:
+    shown = [facts["status"], *([facts["reason"]] if facts["reason"] else [])]
+    for name, value in facts.items():
+        if name not in {"status", "reason", "by_severity"} and value not in (None, [], {}):
+            shown.append(f"{name} {', '.join(map(str, value)) if isinstance(value, list) else value}")
+    return "; ".join(shown)
+
+
+@main.command()
+@click.argument("model")
+@click.option("--from", "start", required=True, metavar="T", help="First window.")
+@click.option("--to", "end", required=True, metavar="T", help="End, exclusive.")
+@click.option("--jobs", type=click.IntRange(1, 64), help="Processes that read ahead [number of cores].")
+@click.option("--only", metavar="CHECK,…", help="Checks to run; `pull` alone only profiles.")
+@click.option("--again", is_flag=True, help="Check windows again that were already checked.")
+@_common
+def replay(
+    model: str, start: str, end: str, jobs: int | None, only: str | None, again: bool,  # noqa: FBT001
+    config: str | None, results: str | None, as_json: bool,  # noqa: FBT001
+) -> None:  # fmt: skip
+    """Check every hour from T to T, each as of its own time; goes on where an earlier replay stopped."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    from hindcast.replay import replay as run
+
+    first, last = parse_time(start), parse_time(end)
+    if last <= first:
+        message = f"--to {end} must lie after --from {start}; it is exclusive"
+        raise UsageError(message)
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True)) as bar:
+        task = bar.add_task(f"replay {model}", total=None)
+
+        def progress(done: int, total: int, window: Window | None) -> None:
+            bar.update(task, completed=done, total=total, description=f"replay {model} {window or ''}")
+
+        facts = run(
+            model, first, last, only=_checks(only), jobs=jobs or cores, again=again, config=config, results=results,
+            progress=progress,
+        )  # fmt: skip
+    line = f"{facts['windows']} windows, {facts['skipped']} of them checked before, {facts['errors']} checks with errors"
+    _say(as_json, {"model": model, **facts}, line)
+
+
+@main.command()
+@click.option("--name", required=True, help="Name of the model.")
+@click.option("--reference", required=True, metavar="FILE", help="Training data: a Parquet file or folder.")
+@click.option("--task", type=click.Choice(["binary", "multiclass", "regression"]), default="binary", show_default=True)
+@click.option("--positive-class", metavar="VALUE", help="Of a binary model [1].")
+@_common
+def init(
+    name: str, reference: str, task: str, positive_class: str | None, config: str | None, results: str | None, as_json: bool  # noqa: ARG001, FBT001
+) -> None:
+    """Write a model file from a reference: types, ranges, allowed values, missing rates."""
+    from hindcast.checks.reference import fit
+    from hindcast.infer import infer_features, model_text
+    from hindcast.sources.folder import parquet_files
+
+    folder = configuration.location(config)
+    path = folder if folder.suffix in {".yaml", ".yml"} else folder / f"{name}.yaml"
+    if path.exists():
+        message = f"{path}: is already there; remove it or choose another --name"
+        raise ConfigError(message)
+    draft = configuration.ModelFile.model_validate(
+        {"model": name, "task": task, "logs": {"uri": "."}, "reference": {"uri": str(Path(reference).absolute())}}
+    )
+    profile = fit(draft, parquet_files(reference))
+    features = infer_features(profile)
+    relative = os.path.relpath(Path(reference).absolute(), path.absolute().parent)
+    positive = configuration.yaml.safe_load(positive_class) if positive_class else None
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(model_text(name, task, relative, features, positive), encoding="utf-8")
+    configuration.load(path)
+    content = {"path": str(path), "features": len(features), "rows": profile.rows}
+    _say(as_json, content, f"{path}: {len(features)} features from {profile.rows} rows. Set logs.uri, then: hindcast validate")
+
+
+@main.command()
+@_common
+def validate(config: str | None, results: str | None, as_json: bool) -> None:  # noqa: ARG001, FBT001
+    """Check every model file."""
+    faults, names = [], []
+    for item in configuration.load_all(config):
+        if isinstance(item, ConfigError):
+            faults.append(str(item))
+        else:
+            names.append(item.model)
+    place = configuration.location(config)
+    _say(as_json, {"valid": names, "faults": faults}, f"{place}: {len(names)} valid: {', '.join(names) or 'none'}")
+    if faults:
+        raise ConfigError("\n".join(faults))
+
+
+@main.command()
+@click.argument("model", required=False)
+@_common
+def status(model: str | None, config: str | None, results: str | None, as_json: bool) -> None:  # noqa: FBT001
+    """Show each model's newest window, its checks, and what is firing."""
+    from hindcast.results.sql import Store
+    from hindcast.views import model_status
+
+    models = [configuration.find(model, config)] if model else [
+        item for item in configuration.load_all(config) if not isinstance(item, ConfigError)
+    ]  # fmt: skip
+    store = Store(results)
+    found = [model_status(store, item) for item in models]
+    lines: list[str] = []
+    for entry in found:
+        lines += entry.lines()
+    _say(as_json, [entry.to_json() for entry in found], *lines)
+
+
+@main.command()
+@click.argument("model")
+@click.option("--window", metavar="T", help="One hour.")
+@click.option("--day", metavar="D", help="One day, UTC.")
+@click.option("-o", "--output", required=True, metavar="FILE.html", help="Where to write the page.")
+@_common
+def report(
+    model: str, window: str | None, day: str | None, output: str, config: str | None, results: str | None, as_json: bool  # noqa: FBT001
+) -> None:
+    """Write one self-contained HTML page about a window or a day."""
+    from hindcast.report import pages
+    from hindcast.results.sql import Store
+
+    if (window is None) == (day is None):
+        message = "give either --window T or --day D"
+        raise UsageError(message)
+    item, store = configuration.find(model, config), Store(results)
+    if window:
+        page = pages.window_page(store, item, Window.parse(window))
+    else:
+        page = pages.day_page(store, item, _day(day or ""))
+    pages.write(Path(output), page)
+    _say(as_json, {"path": output, "bytes": len(page.encode())}, f"{output}: {len(page.encode()) / 1e6:.1f} MB, opens offline")
+
+
+def _day(text: str) -> date:
+    try:
+        return date.fromisoformat(text)
+    except ValueError:
+        message = f"--day {text!r} is no date; write it as 2013-04-16"
+        raise UsageError(message) from None
+
+
+@main.command()
+@click.argument("model")
+@click.option("--from", "start", required=True, metavar="T", help="First window.")
+@click.option("--to", "end", required=True, metavar="T", help="End, exclusive.")
+@_common
+def diagnose(model: str, start: str, end: str, config: str | None, results: str | None, as_json: bool) -> None:  # noqa: FBT001
+    """Say where a loss comes from, and what changed with it."""
+    from hindcast.diagnosis import diagnose as run
+    from hindcast.results.sql import Store
+
+    first, last = floor_hour(parse_time(start)), parse_time(end)
+    if last <= first:
+        message = f"--to {end} must lie after --from {start}; it is exclusive"
+        raise UsageError(message)
+    found = run(Store(results), configuration.find(model, config), first, last)
+    _say(as_json, found.to_json(), found.text)
+
+
+@main.command()
+@click.argument("uris", nargs=-1, required=True, metavar="URI…")
+@click.option("--bins", metavar="PROFILE", help="Use the bins of an earlier profile; else they are fitted.")
+@click.option("-o", "--output", required=True, metavar="PROFILE", help="Where to write the profile (Parquet).")
+@click.option("--n-bins", type=click.IntRange(16, 4096), default=1024, show_default=True, help="Bins to fit.")
+@_common
+def profile(
+    uris: tuple[str, ...], bins: str | None, output: str, n_bins: int, config: str | None, results: str | None, as_json: bool  # noqa: ARG001, FBT001
+) -> None:
+    """Profile Parquet files: the kernel alone. Rows, CPU seconds and peak memory go to stderr."""
+    from hindcast.profiling import profile_files
+
+    facts = profile_files(uris, bins, Path(output), n_bins)
+    click.echo(f"{facts['rows']} rows, {facts['cpu_seconds']:.2f} CPU s, {facts['peak_mb']:.0f} MB peak", err=True)
+    _say(as_json, facts)
+
+
+@main.command()
+@click.argument("model", required=False)
+@click.option("--all", "every", is_flag=True, help="Resolved ones too.")
+@_common
+def incidents(model: str | None, every: bool, config: str | None, results: str | None, as_json: bool) -> None:  # noqa: ARG001, FBT001
+    """List incidents, newest first, with their diagnosis."""
+    from hindcast.results import tables
+    from hindcast.results.sql import Store
+
+    key = {"affected_model": model} if model else {}
+    rows = [r for r in Store(results).rows(tables.incidents, **key) if every or r["state"] == "open"]
+    rows.sort(key=lambda row: row["opened_at"], reverse=True)
+    lines: list[str] = []
+    for row in rows:
+        until = f"resolved {time_text(row['resolved_at'])}" if row["resolved_at"] else "open"
+        lines += [f"{row['incident_id']}  {row['severity']}  since {time_text(row['opened_at'])}, {until}", f"  {row['title']}"]
+        lines += [f"  likely cause: {row['root_cause']}", ""]
+    _say(as_json, rows, *(lines or ["no open incidents" if not every else "no incidents"]))
+
+
+@main.command()
+@click.argument("model")
+@_common
+def checklist(model: str, config: str | None, results: str | None, as_json: bool) -> None:  # noqa: FBT001
+    """Go through what a monitored model needs, and say what is missing."""
+    from hindcast.results.sql import Store
+    from hindcast.views import checklist as run
+
+    items = run(Store(results), configuration.find(model, config))
+    lines = [f"{'ok ' if item['ok'] else 'NO '} {item['what']}: {item['says']}" for item in items]
+    _say(as_json, items, *lines)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,253 @@
+"""The alert policy for drift: few, early, right.
+
+Each hour, the last 1, 6 and 24 hours are compared with baselines in which the seasons cancel (`hindcast.drift.baseline`). A
+series (the distribution, the missing ratio or the ratio of new categories of one feature) is drifted when its squared
+distance exceeds sampling noise *and* the benign spread learnt from its own history *and* anything it ever did while quiet,
+and when the effect is large enough to matter. See docs/alert-policy.md.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from scipy import special
+
+from hindcast import spread
+from hindcast.drift import statistics
+from hindcast.drift.baseline import SCALES, TIERS
+from hindcast.profile.profile import NEW, NULL
+from hindcast.spread import REMEMBERED, Memory, stacked
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from hindcast.drift.baseline import Comparison, Totals
+    from hindcast.profile.bins import Bins
+
+    Floats = np.ndarray[tuple[int, ...], np.dtype[np.float64]]
+
+LEAST_ROWS = 20
+LEARNT = {"week": 48, "day": 24, "trail": 48, "reference": 0}
+LEAST_TAU = {"week": 0.0, "day": 0.0, "trail": 0.0, "reference": 0.06}
+EFFECT_FLOOR = {1: 0.10, 6: 0.07, 24: 0.05}
+RATIO_FLOOR, RATIO_ROWS = 0.02, 5
+_KS_MEDIAN = 0.8275735551899077**2
+
+
+@dataclass(frozen=True)
+class Series:
+    """What is tested: one kind of distance of one column."""
+
+    column: str
+    kind: str  # ks | phi | missing | new
+    at: int  # row in `Profile.numeric` or `Profile.categorical`
+
+    @property
+    def name(self) -> tuple[str, ...]:
+        """Under which it is remembered."""
+        return (self.column, self.kind)
+
+
+def series_of(bins: Bins) -> list[Series]:
+    """Every series of the features of `bins`, in a fixed order."""
+    numeric = [(c, i) for i, c in enumerate(bins.numeric) if c.startswith("feature_")]
+    categorical = [(c, i) for i, c in enumerate(bins.categorical) if c.startswith("feature_")]
+    return [
+        *(Series(c, "ks", i) for c, i in numeric),
+        *(Series(c, "phi", i) for c, i in categorical),
+        *(Series(c, "missing", i) for c, i in numeric + categorical),
+        *(Series(c, "new", i) for c, i in categorical),
+    ]
+
+
+@dataclass(frozen=True)
+class Distances:
+    """Squared distances of a comparison, each array of shape (n_series,); NaN where a side has too few rows."""
+
+    stat: Floats
+    noise: Floats  # v
+    median: Floats  # of stat / v under no change
+    df: Floats  # 0: the Kolmogorov distribution; else chi-square's
+    rows: Floats
+
+
+def distances(series: Sequence[Series], current: Totals, baseline: Totals) -> Distances:
+    """Measure every series of one comparison."""
+    parts = []
+    bins = current.bins
+    of = {kind: np.array([s.at for s in series if s.kind == kind], np.intp) for kind in ("ks", "phi", "new")}
+    now, then = current.numeric[of["ks"], : bins.width], baseline.numeric[of["ks"], : bins.width]
+    n, m = now.sum(axis=1), then.sum(axis=1)
+    parts.append((statistics.ks_statistic(then, now) ** 2, n, m, np.zeros(n.size)))
+    now, then = current.categorical[of["phi"]], baseline.categorical[of["phi"]]
+    then, now = statistics.pool_rare(then, now)
+    df = np.maximum(statistics.degrees_of_freedom(then, now), 1.0)
+    parts.append((statistics.phi_squared(then, now), now.sum(axis=-1), then.sum(axis=-1), df))
+    parts.append(_missing(of["ks"], of["phi"], current, baseline))
+    slot = bins.depth + NEW
+    new = of["new"]
+    parts.append(
+        _ratio(
+            current.categorical[new, slot], current.categorical[new].sum(axis=1),
+            baseline.categorical[new, slot], baseline.categorical[new].sum(axis=1),
+        )
+    )  # fmt: skip
+    stat, n, m, df = (np.concatenate(column) for column in zip(*parts, strict=True))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        noise = np.where((n >= LEAST_ROWS) & (m >= LEAST_ROWS), 1 / n + 1 / m, np.nan)
+    median = np.where(df == 0, _KS_MEDIAN, special.chdtri(np.maximum(df, 1.0), 0.5))
+    return Distances(np.where(np.isnan(noise), np.nan, stat), noise, median, df, n)
+
+
+def _missing(numeric: Any, categorical: Any, current: Totals, baseline: Totals) -> tuple[Floats, ...]:  # noqa: ANN401
+    width, depth = current.bins.width, current.bins.depth
+
+    def count(totals: Totals) -> tuple[Floats, Floats]:
+        nulls = [totals.numeric[numeric, width + NULL] + totals.numeric[numeric, width + 1]]
+        nulls.append(totals.categorical[categorical, depth + 1])
+        rows = [totals.numeric[numeric].sum(axis=1), totals.categorical[categorical].sum(axis=1)]
+        return np.concatenate(nulls), np.concatenate(rows)
+
+    return _ratio(*count(current), *count(baseline))
+
+
+def _ratio(x: Floats, n: Floats, y: Floats, m: Floats) -> tuple[Floats, ...]:
+    """Squared difference of two proportions in units of their pooled variance, so that its noise is v·χ²₁."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        pooled = (x + y + 0.5) / (n + m + 1)
+        stat = (x / n - y / m) ** 2 / (pooled * (1 - pooled))
+    return stat, n, m, np.ones(n.size)
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What was decided about one series at one scale.
+
+    `value` and `threshold` are in units of the statistic (not squared); `drifted` is None when nothing could be judged.
+    """
+
+    series: Series
+    scale: int
+    tier: str
+    says: str
+    value: float
+    threshold: float
+    effect: float
+    rows: float
+    drifted: bool | None
+    reason: str
+
+
+def decide(
+    series: Sequence[Series],
+    compared: Sequence[Comparison],
+    remembered: Sequence[Memory],
+    *,
+    budget_per_week: float,
+) -> tuple[list[Decision], Memory]:
+    """Decide about every series of one hour, and what to remember of it.
+
+    Parameters
+    ----------
+    series : sequence of Series
+    compared : sequence of Comparison
+        From `hindcast.drift.baseline.comparisons`.
+    remembered : sequence of Memory
+        Of the hours before, oldest first; the last `REMEMBERED` count.
+    budget_per_week : float
+        False alarms a week that all series and scales of the model may raise together.
+
+    Returns
+    -------
+    decisions, one per series and scale that has a baseline; and the hour's own memory.
+    """
+    memory = Memory.blank(len(TIERS), len(SCALES), len(series))
+    past = remembered[-REMEMBERED:]
+    excess, noise = stacked(past, memory)
+    alpha = budget_per_week / (168 * len(SCALES) * max(len(series), 1))
+    decided: dict[tuple[int, int], Decision] = {}
+    for comparison in sorted(compared, key=lambda c: TIERS.index(c.tier)):
+        t, s = TIERS.index(comparison.tier), SCALES.index(comparison.scale)
+        measured = distances(series, comparison.current, comparison.baseline)
+        memory.excess[t, s] = measured.stat - measured.median * measured.noise
+        memory.noise[t, s] = measured.noise
+        learnt = np.isfinite(excess[:, t, s]).sum(axis=0) >= LEARNT[comparison.tier]
+        open_ = [j for j in range(len(series)) if (s, j) not in decided and learnt[j] and np.isfinite(measured.stat[j])]
+        if open_:
+            judge = _Judge(comparison, measured, excess[:, t, s], noise[:, t, s], alpha)
+            for j in open_:
+                decided[s, j] = judge.decision(j, series[j])
+    drifted = np.zeros(len(series), bool)
+    for (_, j), decision in decided.items():
+        drifted[j] |= bool(decision.drifted)
+    memory.turn(past[-1] if past else None, drifted)
+    return [decided[key] for key in sorted(decided)], memory
+
+
+class _Judge:
+    """Thresholds of one comparison."""
+
+    def __init__(
+        self, comparison: Comparison, measured: Distances, excess: Floats, noise: Floats, alpha: float
+    ) -> None:
+        self.comparison, self.measured = comparison, measured
+        tier = comparison.tier
+        tau2 = spread.benign_spread(
+            excess, noise, blocks=comparison.blocks, scale=comparison.scale, least=LEAST_TAU[tier]
+        )
+        chance = np.where(
+            measured.df == 0,
+            spread.kolmogorov_quantile(alpha),
+            spread.chi2_quantile(alpha, np.maximum(measured.df, 1.0)),
+        )
+        self.limit = spread.threshold(chance, measured.noise, tau2, alpha)
+        record = np.where(np.isfinite(excess), excess, 0.0).max(axis=0, initial=0.0)
+        self.limit = np.maximum(self.limit, spread.RECORD_MARGIN * record + measured.median * measured.noise)
+
+    def decision(self, j: int, series: Series) -> Decision:
+        """Compare statistic with threshold, and effect with its floor."""
+        stat, limit = float(self.measured.stat[j]), float(self.limit[j])
+        comparison, scale = self.comparison, self.comparison.scale
+        effect, drifted, reason = float("nan"), False, ""
+        if series.kind == "ks" and limit >= 1:
+            drifted, reason = None, "its hours differ among themselves as much as any two samples can: no test has power"
+        elif stat > limit:
+            effect, floor = _effect(series, comparison), EFFECT_FLOOR[scale]
+            if series.kind in {"missing", "new"}:
+                floor = RATIO_FLOOR
+                enough = abs(effect) * self.measured.rows[j] >= RATIO_ROWS
+                drifted = abs(effect) >= floor and enough
+            else:
+                drifted = effect >= floor
+            if not drifted:
+                reason = f"beyond chance, but the effect {effect:.3g} is below what matters ({floor:g})"
+        return Decision(
+            series, scale, comparison.tier, comparison.says, stat**0.5, limit**0.5, effect,
+            float(self.measured.rows[j]), drifted, reason,
+        )  # fmt: skip
+
+
+def _effect(series: Series, comparison: Comparison) -> float:
+    """How large a change is, in units that people know: σ, Jensen-Shannon distance, or points of a ratio."""
+    now, then, bins = comparison.current, comparison.baseline, comparison.current.bins
+    i = series.at
+    if series.kind == "ks":
+        edges = bins.padded_edges[i]
+        before, after = then.numeric[i, : bins.width], now.numeric[i, : bins.width]
+        scale = statistics.binned_std(edges, before, then.values[i])
+        scale = float(scale) or float(statistics.binned_std(edges, after, now.values[i])) or 1.0
+        return float(
+            statistics.wasserstein_normalized(edges, before, then.values[i], after, now.values[i], scale=scale)
+        )
+    if series.kind == "phi":
+        return float(statistics.jensen_shannon_distance(then.categorical[i], now.categorical[i]))
+    ratios = []
+    for totals in (now, then):
+        numeric = series.column in bins.numeric
+        counts = totals.numeric[i] if numeric else totals.categorical[i]
+        slots = (bins.width + NULL, bins.width + 1) if numeric else (bins.depth + 1,)
+        slots = (bins.depth + NEW,) if series.kind == "new" else slots
+        ratios.append(float(sum(counts[k] for k in slots) / max(counts.sum(), 1e-9)))
+    return ratios[0] - ratios[1]

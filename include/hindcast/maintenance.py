@@ -1,0 +1,208 @@
+"""Once a day: facts of the day, windows whose labels never came, and the end of what nobody reads any more.
+
+Everything is measured against the day that is asked for, never against a clock: a replay of 2013 deletes nothing of
+2013.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import delete
+
+from hindcast.results import tables
+from hindcast.window import HOUR, hours
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from sqlalchemy import Table
+
+    from hindcast.config import ModelFile
+    from hindcast.results.sql import Row, Store
+
+DAY = timedelta(days=1)
+MATURITY_DAYS = 7
+SHOWN_WINDOWS = 48
+
+
+@dataclass(frozen=True)
+class Keep:
+    """For how many days before the end of the day something is kept.
+
+    Alerts, incidents, findings (alerts are folded from them), windows, days and the audit are kept for ever.
+
+    Attributes
+    ----------
+    detail : int
+        Rows of the check tables and outcomes; at least what the performance baseline looks back.
+    profiles : int
+        Profiles and the policy's memory; seasonal baselines look back 8 weeks.
+    artifacts : int
+        Row facts and samples; joined to labels until the largest label age has passed.
+    """
+
+    detail: int = 90
+    profiles: int = 70
+    artifacts: int = 7
+
+    @classmethod
+    def of(cls, model: ModelFile) -> Keep:
+        """Limits of a model.
+
+        Examples
+        --------
+        >>> from hindcast.config import ModelFile
+        >>> model = ModelFile.model_validate({"model": "m", "task": "binary", "logs": {"uri": "logs"},
+        ...     "reference": {"uri": "r.parquet"}, "performance": {"label_ages_hours": [0, 48]}})
+        >>> Keep.of(model)
+        Keep(detail=90, profiles=70, artifacts=9)
+        """
+        label_days = -(-_largest_age(model) // 24)
+        looked_back = model.performance.baseline_days + label_days + 1
+        return cls(max(cls.detail, looked_back), cls.profiles, cls.artifacts + label_days)
+
+
+DETAIL = (tables.quality, tables.drift, tables.performance, tables.importance, tables.checks, tables.outcomes)
+LEARNT = (tables.profiles, tables.memory)
+
+
+def _largest_age(model: ModelFile) -> int:
+    return max(model.performance.label_ages_hours)
+
+
+def roll_up(store: Store, model: ModelFile, day: datetime) -> Row:
+    """Write the facts of a day into the table `days`, replacing what was there.
+
+    Parameters
+    ----------
+    store : Store
+        The results.
+    model : ModelFile
+        Whose day.
+    day : datetime
+        Midnight UTC at which the day starts.
+
+    Returns
+    -------
+    Row
+        The row as stored; `label_coverage` is, by label age in hours, the share of rows whose label was known, over the
+        windows that reached that age on the day: those of the same hours `age` hours earlier.
+    """
+    end = day + DAY
+    name = model.model
+    windows = _windows_within(store, model, day, end)
+    status = [row["status"] for row in windows]
+    alerts, incidents = tables.alerts.c, tables.incidents.c
+    row: Row = {
+        "model_name": name,
+        "day": day,
+        **{f"hours_{state}": status.count(state) for state in ("ok", "empty", "partial", "failed")},
+        "hours_missing": len(list(hours(day, end))) - len(windows),
+        "rows": sum(row["rows"] for row in windows),
+        "bytes": sum(row["bytes"] for row in windows),
+        # An alert opens and resolves at the end of a window, so the day's are after its midnight and up to the next.
+        "alerts_opened": len(
+            store.rows(tables.alerts, alerts.opened_at > day, alerts.opened_at <= end, model_name=name)
+        ),
+        "alerts_resolved": len(
+            store.rows(tables.alerts, alerts.resolved_at > day, alerts.resolved_at <= end, model_name=name)
+        ),
+        "incidents_opened": len(
+            store.rows(tables.incidents, incidents.opened_at > day, incidents.opened_at <= end, affected_model=name)
+        ),
+        "label_coverage": json.dumps(
+            {str(age): _coverage(store, model, day, age) for age in model.performance.label_ages_hours}
+        ),
+        "config_digest": model.digest,
+    }
+    with store.transaction() as connection:
+        store.replace(connection, tables.days, [row], model_name=name, day=day)
+    return row
+
+
+def label_maturity(store: Store, model: ModelFile, day: datetime) -> dict[str, Any]:
+    """Windows of the last days that are older than the largest label age and still lack labels.
+
+    Returns
+    -------
+    dict
+        `status` (ok or insufficient_data), `reason`, `due` (windows with rows that are old enough), `immature` (how
+        many of them are below `performance.min_label_coverage` or were not evaluated), and the first `windows` of those.
+    """
+    age = _largest_age(model)
+    settle = timedelta(minutes=model.schedule.settle_minutes)
+    end = day + DAY
+    # A window is due when it was evaluated at the largest age before the day ended.
+    due = [
+        row["window_start"]
+        for row in _windows_within(store, model, end - MATURITY_DAYS * DAY - age * HOUR, end - age * HOUR)
+        if row["rows"] and row["window_end"] + age * HOUR + settle <= end
+    ]
+    covered = _coverages(store, model, age, due)
+    immature = [start for start in due if (covered.get(start) or 0.0) < model.performance.min_label_coverage]
+    reason = f"{len(immature)} of {len(due)} windows have too few labels {age} h after their end" if immature else None
+    return {
+        "status": "insufficient_data" if immature else "ok",
+        "reason": reason,
+        "due": len(due),
+        "immature": len(immature),
+        "windows": [start.isoformat() for start in immature[:SHOWN_WINDOWS]],
+    }
+
+
+def retention(store: Store, model: ModelFile, day: datetime, keep: Keep | None = None) -> dict[str, int]:
+    """Delete what is older than its limit, counted back from the day's end; how many rows and files went, by table.
+
+    Files go before rows: after a crash in between, the next run finds the rows again.
+    """
+    keep = keep or Keep.of(model)
+    end = day + DAY
+    counts = {"artifacts": _delete_artifacts(store.artifacts, model.model, end - keep.artifacts * DAY)}
+    limits: list[tuple[Sequence[Table], datetime]] = [
+        (DETAIL, end - keep.detail * DAY),
+        (LEARNT, end - keep.profiles * DAY),
+    ]
+    with store.transaction() as connection:
+        for group, before in limits:
+            for table in group:
+                old = (table.c.model_name == model.model) & (table.c.window_start < before)
+                counts[table.name] = connection.execute(delete(table).where(old)).rowcount
+        if any(counts.values()):
+            store.append_audit(
+                connection, actor="retention", action="delete", content=counts, model_name=model.model, window_start=day
+            )
+    return counts
+
+
+def _windows_within(store: Store, model: ModelFile, start: datetime, end: datetime) -> list[Row]:
+    moment = tables.windows.c.window_start
+    names = ("window_start", "window_end", "rows", "bytes", "status")
+    return store.rows(tables.windows, moment >= start, moment < end, columns=names, model_name=model.model)
+
+
+def _coverages(store: Store, model: ModelFile, age: int, starts: Sequence[datetime]) -> dict[datetime, float]:
+    """Label coverage of all rows of each window at an age, where it was evaluated."""
+    names = ("window_start", "label_coverage")
+    known: dict[datetime, float] = {}
+    if not starts:
+        return known
+    moment = tables.performance.c.window_start
+    within = (moment >= min(starts), moment <= max(starts), tables.performance.c.label_coverage.is_not(None))
+    key = {"model_name": model.model, "segment": "*", "label_age_hours": age}
+    for row in store.rows(tables.performance, *within, columns=names, **key):
+        start = row["window_start"]
+        known[start] = max(known.get(start, 0.0), row["label_coverage"])
+    return known
+
+
+def _coverage(store: Store, model: ModelFile, day: datetime, age: int) -> float | None:
+    windows = _windows_within(store, model, day - age * HOUR, day + DAY - age * HOUR)
+    rows = {row["window_start"]: row["rows"] for row in windows if row["rows"]}
+    known = _coverages(store, model, age, list(rows))
+    total = sum(rows[start] for start in known if start in rows)
+    return sum(share * rows[start] for start, share in known.items() if start in rows) / total if total else None

@@ -1,0 +1,77 @@
+"""The kernel alone, as the command `hindcast profile`."""
+
+from __future__ import annotations
+
+import resource
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+
+from hindcast.errors import SourceMissing, SourceUnreadable
+from hindcast.profile import files
+from hindcast.profile.fit import feature_columns, fit_bins, kind_of
+from hindcast.profile.scan import Scanner
+from hindcast.sources.folder import parquet_files
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import pyarrow.parquet as pq
+
+    from hindcast.profile.bins import Bins
+
+
+def profile_files(uris: Sequence[str], bins_from: str | None, output: Path, n_bins: int) -> dict[str, Any]:
+    """Profile files and write the profile.
+
+    Returns
+    -------
+    dict with rows, columns, bins_digest, cpu_seconds (of the whole process, start included) and peak_mb.
+    """
+    known: Bins | None = None
+    if bins_from:
+        if not Path(bins_from).is_file():
+            message = f"{bins_from}: no such file; --bins takes what `hindcast profile -o` wrote"
+            raise SourceMissing(message)
+        known = files.load(Path(bins_from)).bins
+    opened = [file for uri in uris for file in parquet_files(uri, known.categorical if known else ())]
+    prefix, columns = feature_columns(list(dict.fromkeys(n for f in opened for n in f.schema_arrow.names)))
+    try:
+        bins = known or fit_bins(opened, _kinds(opened, columns), n_bins, prefix=prefix)
+        if not known:
+            opened = [file for uri in uris for file in parquet_files(uri, bins.categorical)]
+        scanner = Scanner(bins, prefix=prefix)
+        for file in opened:
+            scanner.read(file)
+    except (OSError, pa.ArrowException) as error:
+        message = f"{', '.join(uris)}: cannot be read: {error}"
+        raise SourceUnreadable(message) from error
+    output.parent.mkdir(parents=True, exist_ok=True)
+    output.write_bytes(files.export(scanner.profile))
+    return {
+        "rows": scanner.profile.rows,
+        "columns": len(bins.numeric) + len(bins.categorical),
+        "bins_digest": bins.digest,
+        "cpu_seconds": round(time.process_time(), 3),
+        "peak_mb": round(_peak_mb(), 1),
+    }
+
+
+def _kinds(opened: Sequence[pq.ParquetFile], columns: dict[str, str]) -> dict[str, str]:
+    types: dict[str, Any] = {}
+    for file in opened:
+        for field in file.schema_arrow:
+            types.setdefault(field.name, field.type)
+    kinds = {f"feature_{name}": kind_of(types[column]) for name, column in columns.items()}
+    for name in ("prediction", "score", "confidence", "latency_ms"):
+        if name in types:
+            kinds[name] = kind_of(types[name])
+    return {name: kind for name, kind in kinds.items() if kind}
+
+
+def _peak_mb() -> float:
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / 2**20 if sys.platform == "darwin" else peak / 2**10

@@ -1,0 +1,66 @@
+"""What every source of logs and labels can do.
+
+A window's objects are pinned once, in a manifest; whatever arrives later changes nothing until manifests are compared.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from datetime import datetime
+
+    import pyarrow.parquet as pq
+
+Layout = Literal["partitioned", "flat"]
+
+
+@dataclass(frozen=True, order=True)
+class LogObject:
+    """One file, pinned: its name below the root, size in bytes, and what changes when its content does."""
+
+    name: str
+    size: int
+    etag: str
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """The objects that may hold rows of a window, sorted by name."""
+
+    layout: Layout
+    objects: tuple[LogObject, ...]
+
+    @property
+    def bytes(self) -> int:
+        """Size of all objects."""
+        return sum(item.size for item in self.objects)
+
+    @property
+    def digest(self) -> str:
+        """Changes when an object is added, removed or rewritten."""
+        return hashlib.sha256(json.dumps([self.layout, self.to_json()]).encode()).hexdigest()[:16]
+
+    def to_json(self) -> list[list[Any]]:
+        """Name, size and etag per object."""
+        return [[item.name, item.size, item.etag] for item in self.objects]
+
+
+class Source(Protocol):
+    """Parquet objects below a root, by time.
+
+    Every method raises `SourceMissing` when the root is not there, `SourceUnreadable` when an object cannot be read, and
+    `SourceBusy` when trying again makes sense.
+    """
+
+    uri: str
+
+    def manifest(self, start: datetime, end: datetime) -> Manifest:
+        """Objects of the hours of ``[start, end)``; in the flat layout, those flushed in it."""
+
+    def open(self, item: LogObject, dictionaries: Sequence[str] = ()) -> pq.ParquetFile:
+        """One object, its text columns `dictionaries` read as dictionaries."""

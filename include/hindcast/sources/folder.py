@@ -1,0 +1,128 @@
+"""Logs in a folder: ``date=YYYY-MM-DD/hour=HH/*.parquet`` (UTC), or ``<ISO timestamp>.parquet`` by flush time."""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from hindcast.errors import SourceMissing, SourceUnreadable, UsageError
+from hindcast.sources.base import LogObject, Manifest, Source
+from hindcast.window import hours
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+
+class Folder:
+    """Source for a local (or mounted) folder.
+
+    Parameters
+    ----------
+    root : str
+        Absolute path.
+
+    Raises
+    ------
+    SourceMissing
+        The folder does not exist.
+    """
+
+    def __init__(self, root: str) -> None:
+        self.uri = root
+        self._root = Path(root)
+        if not self._root.is_dir():
+            message = f"{root}: no such folder; the model file's logs, labels or reference point there"
+            raise SourceMissing(message)
+
+    def manifest(self, start: datetime, end: datetime) -> Manifest:
+        """Objects of the hours of ``[start, end)``."""
+        if self._partitioned():
+            folders = [self._root / f"date={w.start:%Y-%m-%d}" / f"hour={w.start:%H}" for w in hours(start, end)]
+            return Manifest("partitioned", self._pinned(p for f in folders for p in f.glob("*.parquet")))
+        named = ((flush_time(path.stem), path) for path in self._root.glob("*.parquet"))
+        return Manifest("flat", self._pinned(path for time, path in named if time and start <= time <= end))
+
+    def open(self, item: LogObject, dictionaries: Sequence[str] = ()) -> pq.ParquetFile:
+        """One object.
+
+        Raises
+        ------
+        SourceUnreadable
+            No Parquet, or cut short.
+        """
+        path = self._root / item.name
+        try:
+            return pq.ParquetFile(path, read_dictionary=list(dictionaries), pre_buffer=False)
+        except (OSError, pa.ArrowException) as error:
+            message = f"{path}: is no readable Parquet file: {error}"
+            raise SourceUnreadable(message) from error
+
+    def _partitioned(self) -> bool:
+        return any(path.is_dir() for path in self._root.glob("date=*"))
+
+    def _pinned(self, paths: Iterable[Path]) -> tuple[LogObject, ...]:
+        items = []
+        for path in sorted(paths):
+            facts = path.stat()
+            name = path.relative_to(self._root).as_posix()
+            items.append(LogObject(name, facts.st_size, f"{facts.st_mtime_ns:x}-{facts.st_size:x}"))
+        return tuple(items)
+
+
+def flush_time(stem: str) -> datetime | None:
+    """Moment in a file's name; colons may be written as dashes, a suffix may follow an underscore; no zone is UTC.
+
+    Examples
+    --------
+    >>> flush_time("2013-04-16T15:00:00Z"), flush_time("2013-04-16T15-00-00_a1"), flush_time("part-0")
+    (datetime.datetime(2013, 4, 16, 15, 0, tzinfo=datetime.timezone.utc),
+     datetime.datetime(2013, 4, 16, 15, 0, tzinfo=datetime.timezone.utc), None)
+    """
+    text = re.sub(r"T(\d\d)-(\d\d)(?:-(\d\d))?", lambda m: "T" + ":".join(g for g in m.groups() if g), stem.split("_")[0])
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        return None
+    return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+
+
+def open_source(uri: str, connection: str | None = None) -> Source:
+    """The source behind a URI.
+
+    Raises
+    ------
+    UsageError
+        No source reads this scheme.
+    SourceMissing
+        The place does not exist.
+    """
+    scheme = uri.split("://", 1)[0] if "://" in uri else "file"
+    if scheme != "file":
+        message = f"{uri}: sources of scheme {scheme}:// are not built in yet; use a folder (connection: {connection})"
+        raise UsageError(message)
+    return Folder(uri.removeprefix("file://"))
+
+
+def parquet_files(uri: str, dictionaries: Sequence[str] = ()) -> list[pq.ParquetFile]:
+    """A Parquet file, or every one below a folder, sorted by name: a reference.
+
+    Raises
+    ------
+    SourceMissing, SourceUnreadable
+        Nothing is there, or it is no Parquet.
+    """
+    root = Path(uri.removeprefix("file://"))
+    paths = sorted(root.rglob("*.parquet")) if root.is_dir() else [root]
+    if not root.exists() or not paths:
+        message = f"{root}: no such Parquet file or folder of Parquet files"
+        raise SourceMissing(message)
+    try:
+        return [pq.ParquetFile(path, read_dictionary=list(dictionaries), pre_buffer=False) for path in paths]
+    except (OSError, pa.ArrowException) as error:
+        message = f"{root}: is no readable Parquet: {error}"
+        raise SourceUnreadable(message) from error

@@ -1,0 +1,180 @@
+"""How much a number moves when nothing is wrong, and what it must exceed to be worth waking somebody.
+
+A squared distance of two samples has a noise floor that follows from their sizes, ``v = 1/n + 1/m``. Real streams move more
+than that from hour to hour: flights of one hour share one weather report. This benign spread, τ², is estimated per series
+from the history of *excesses* ``e = stat - median·v``, from medians, so that past incidents do not inflate it.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+import zlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from scipy import special
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    Floats = np.ndarray[tuple[int, ...], np.dtype[np.float64]]
+    Flags = np.ndarray[tuple[int, ...], np.dtype[np.bool_]]
+    Counts = np.ndarray[tuple[int, ...], np.dtype[np.int32]]
+    Name = tuple[str, ...]
+
+CHI2_1_MEDIAN = 0.4549364231195724
+PRIOR_TAU = 0.02
+# Above the benign spread by so much, since τ² is itself an estimate.
+SPREAD_MARGIN = 1.25
+# ... and above the largest excess that the series ever had while quiet.
+RECORD_MARGIN = 1.5
+# Hours of excesses that count: two weeks.
+REMEMBERED = 336
+# An episode closes after so many quiet hours in a row; after a week its level is the new normal.
+CLOSES_AFTER, ACCEPTED_AFTER = 6, 168
+
+
+def kolmogorov_quantile(alpha: float) -> float:
+    """Squared Kolmogorov quantile K²(α): ``P(D² > K²·v) = α`` asymptotically.
+
+    Examples
+    --------
+    >>> round(kolmogorov_quantile(0.05) ** 0.5, 3)
+    1.358
+    """
+    return float(special.kolmogi(alpha) ** 2)
+
+
+def chi2_quantile(alpha: float, df: Any) -> Any:  # noqa: ANN401 - scalar or array alike
+    """Upper quantile of χ² with `df` degrees of freedom.
+
+    Examples
+    --------
+    >>> round(float(chi2_quantile(0.05, 1)), 2)
+    3.84
+    """
+    return special.chdtri(df, alpha)
+
+
+def benign_spread(excess: Floats, noise: Floats, *, blocks: int, scale: int, least: float = 0.0) -> Floats:
+    """Benign spread τ² per series.
+
+    Parameters
+    ----------
+    excess, noise : float64 arrays of shape (n_remembered, n_series)
+        Excesses and their v while quiet; NaN where there was none.
+    blocks : int
+        Over how many independent blocks the baseline averages (weeks, days…): its own spread counts too.
+    scale : int
+        Hours per window: windows of 24 hours overlap, so 24 remembered ones weigh like one.
+    least : float
+        Smallest τ that is believed.
+
+    Returns
+    -------
+    float64 array (n_series,): the median excess over that of χ²₁, shrunk to 0.02² while little is remembered.
+
+    Examples
+    --------
+    >>> rng = np.random.default_rng(0)
+    >>> excess = (0.1 * rng.standard_normal((300, 1))) ** 2
+    >>> bool(0.08 < benign_spread(excess, np.full((300, 1), 1e-6), blocks=100, scale=1)[0] ** 0.5 < 0.12)
+    True
+    """
+    count = np.isfinite(excess).sum(axis=0)
+    precise = np.where(noise <= nan_median(noise), excess, np.nan)
+    tau2 = np.nan_to_num(np.maximum(0.0, nan_median(precise)) / CHI2_1_MEDIAN / (1 + 1 / blocks))
+    weight = count / scale
+    shrunk: Floats = (weight * tau2 + PRIOR_TAU**2) / (weight + 1)
+    return np.maximum(shrunk, least**2)
+
+
+def nan_median(values: Floats) -> Floats:
+    """Median along the first axis, ignoring NaN, NaN where all is; without warnings."""
+    if not len(values):
+        return np.full(values.shape[1:], np.nan)
+    ordered = np.sort(values, axis=0)  # NaN last
+    count = np.isfinite(values).sum(axis=0)
+    low = np.take_along_axis(ordered, np.maximum((count - 1) // 2, 0)[None], axis=0)[0]
+    high = np.take_along_axis(ordered, np.minimum(count // 2, len(values) - 1)[None], axis=0)[0]
+    return np.where(count > 0, (low + high) / 2, np.nan)
+
+
+def threshold(noise_quantile: Floats, noise: Floats, tau2: Floats, alpha: float) -> Floats:
+    """What a squared distance must exceed: ``q(α)·v + 1.25·χ²₁(α)·τ²``."""
+    limit: Floats = noise_quantile * noise + SPREAD_MARGIN * float(chi2_quantile(alpha, 1)) * tau2
+    return limit
+
+
+@dataclass
+class Memory:
+    """What is remembered of one hour; `excess` and `noise` of shape (n_tiers, n_scales, n_series), NaN for nothing.
+
+    `open_hours` counts, per series, the hours since an episode began (0: none); `quiet` the quiet hours in a row.
+    """
+
+    excess: Floats
+    noise: Floats
+    open_hours: Counts
+    quiet: Counts
+
+    @classmethod
+    def blank(cls, n_tiers: int, n_scales: int, n_series: int) -> Memory:
+        """Nothing yet."""
+        shape = (n_tiers, n_scales, n_series)
+        zeros = np.zeros(n_series, np.int32)
+        return cls(np.full(shape, np.nan), np.full(shape, np.nan), zeros, zeros.copy())
+
+    def turn(self, before: Memory | None, drifted: Flags) -> None:
+        """Open and close episodes; while one is open, nothing is learnt."""
+        was_open = before.open_hours if before else np.zeros_like(self.open_hours)
+        was_quiet = before.quiet if before else np.zeros_like(self.quiet)
+        quiet = np.where(drifted, 0, was_quiet + 1)
+        still = drifted | ((was_open > 0) & (quiet < CLOSES_AFTER))
+        self.open_hours = np.where(still, was_open + 1, 0).astype(np.int32)
+        self.quiet = quiet.astype(np.int32)
+        flagged = self.flagged()
+        self.excess[:, :, flagged] = np.nan
+        self.noise[:, :, flagged] = np.nan
+
+    def flagged(self) -> Flags:
+        """Which series are inside an episode whose level is not accepted yet."""
+        return (self.open_hours > 0) & (self.open_hours <= ACCEPTED_AFTER)
+
+    def to_bytes(self, names: Sequence[Name]) -> bytes:
+        """Compact form, with the names of the series."""
+        text = json.dumps([list(self.excess.shape), [list(name) for name in names]]).encode()
+        arrays = [self.excess.astype("<f8"), self.noise.astype("<f8"), self.open_hours, self.quiet]
+        return zlib.compress(struct.pack("<I", len(text)) + text + b"".join(a.tobytes() for a in arrays), 1)
+
+    @classmethod
+    def from_bytes(cls, content: bytes, names: Sequence[Name]) -> Memory:
+        """Read what `to_bytes` wrote, in the order of `names`; a series that it does not hold is blank."""
+        body = zlib.decompress(content)
+        (size,) = struct.unpack_from("<I", body)
+        shape, stored = json.loads(body[4 : 4 + size])
+        cells, at = int(np.prod(shape)), 4 + size
+        excess = np.frombuffer(body, "<f8", cells, at).reshape(shape)
+        noise = np.frombuffer(body, "<f8", cells, at + 8 * cells).reshape(shape)
+        open_hours = np.frombuffer(body, "<i4", shape[2], at + 16 * cells)
+        quiet = np.frombuffer(body, "<i4", shape[2], at + 16 * cells + 4 * shape[2])
+        found = [tuple(name) for name in stored]
+        if found == list(names):
+            return cls(excess, noise, open_hours, quiet)
+        where = {name: i for i, name in enumerate(found)}
+        memory = cls.blank(shape[0], shape[1], len(names))
+        to = [j for j, name in enumerate(names) if name in where]
+        of = [where[names[j]] for j in to]
+        memory.excess[:, :, to], memory.noise[:, :, to] = excess[:, :, of], noise[:, :, of]
+        memory.open_hours[to], memory.quiet[to] = open_hours[of], quiet[of]
+        return memory
+
+
+def stacked(past: Sequence[Memory], like: Memory) -> tuple[Floats, Floats]:
+    """Excesses and noises of the remembered hours, each (n_hours, n_tiers, n_scales, n_series)."""
+    if not past:
+        empty = np.empty((0, *like.excess.shape))
+        return empty, empty
+    return np.stack([hour.excess for hour in past]), np.stack([hour.noise for hour in past])

@@ -1,0 +1,317 @@
+"""Late labels joined as of a moment, against a join written out in Python; classes that are the same in any type."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from datetime import UTC, date, datetime, timedelta, timezone
+from decimal import Decimal
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hindcast.errors import UsageError
+from hindcast.performance.labels import class_names, encode_binary, encode_classes, join_labels
+
+NOON = datetime(2013, 4, 16, 12, tzinfo=UTC)
+
+
+def labels_table(rows, *, ids=None, truth=None, times=None):
+    columns = list(zip(*rows, strict=True)) or [[], [], []]
+    return pa.table(
+        {
+            "prediction_id": pa.array(columns[0], ids or pa.string()),
+            "ground_truth": pa.array(columns[1], truth or pa.int64()),
+            "label_timestamp": pa.array(columns[2], times or pa.timestamp("us", "UTC")),
+        }
+    )
+
+
+def at(hours):
+    return NOON + timedelta(hours=hours)
+
+
+def test_a_label_from_after_as_of_does_not_exist_yet():
+    labels = labels_table([("a", 0, at(0)), ("a", 1, at(2)), ("b", 1, at(1))])
+    ids = pa.array(["a", "b", "c"])
+    assert join_labels(ids, labels, at(-1)).ground_truth.to_pylist() == [None, None, None]
+    assert join_labels(ids, labels, at(0)).ground_truth.to_pylist() == [0, None, None]
+    assert join_labels(ids, labels, at(1)).ground_truth.to_pylist() == [0, 1, None]
+    assert join_labels(ids, labels, at(2)).ground_truth.to_pylist() == [1, 1, None]
+
+
+def test_counts_say_what_became_of_every_label():
+    labels = labels_table(
+        [
+            ("a", 0, at(0)),
+            ("a", 1, at(1)),
+            ("z", 1, at(0)),
+            ("z", 0, at(-1)),
+            ("b", None, at(0)),
+            ("c", 1, None),
+            (None, 1, at(0)),
+        ]
+    )
+    joined = join_labels(pa.array(["a", "b", "c", None]), labels, at(5))
+    assert joined.ground_truth.to_pylist() == [1, None, None, None]
+    assert joined.known.tolist() == [True, False, False, False]
+    assert (joined.coverage, joined.orphans, joined.superseded, joined.undated) == (0.25, 1, 2, 1)
+
+
+def test_a_null_label_does_not_replace_a_known_one():
+    joined = join_labels(pa.array(["a"]), labels_table([("a", 1, at(0)), ("a", None, at(1))]), at(5))
+    assert joined.ground_truth.to_pylist() == [1]
+
+
+def test_nan_is_no_label_either():
+    labels = labels_table([("a", 1.5, at(0)), ("a", float("nan"), at(1))], truth=pa.float64())
+    assert join_labels(pa.array(["a"]), labels, at(5)).ground_truth.to_pylist() == [1.5]
+
+
+def test_every_row_of_a_repeated_id_gets_the_label():
+    joined = join_labels(pa.array(["a", "b", "a"]), labels_table([("a", 1, at(0))]), at(5))
+    assert joined.ground_truth.to_pylist() == [1, None, 1]
+    assert joined.coverage == pytest.approx(2 / 3)
+
+
+@pytest.mark.parametrize(
+    ("kind", "values", "winner"),
+    [
+        (pa.int64(), [1, 0], 1),
+        (pa.float64(), [0.5, 2.5], 2.5),
+        (pa.bool_(), [True, False], True),
+        (pa.string(), ["ham", "spam"], "spam"),
+        (pa.dictionary(pa.int8(), pa.string()), ["spam", "ham"], "spam"),
+    ],
+)
+def test_of_labels_of_the_same_moment_the_largest_wins_in_any_order(kind, values, winner):
+    rows = [("a", value, at(0)) for value in values]
+    for order in (rows, rows[::-1]):
+        joined = join_labels(pa.array(["a"]), labels_table(order, truth=kind), at(5))
+        assert joined.ground_truth.to_pylist() == [winner]
+
+
+IDS = [
+    pa.string(),
+    pa.large_string(),
+    pa.string_view(),
+    pa.dictionary(pa.int32(), pa.string()),
+    pa.dictionary(pa.int8(), pa.large_string()),
+]
+
+
+@pytest.mark.parametrize("left", IDS, ids=str)
+@pytest.mark.parametrize("right", IDS, ids=str)
+def test_ids_match_across_string_types(left, right):
+    labels = labels_table([("b", 1, at(0)), ("a", 0, at(0)), (None, 1, at(0))], ids=right)
+    ids = (
+        pa.array(["x", "a", "b", None], pa.string()).cast(left)
+        if not pa.types.is_dictionary(left)
+        else pa.array(["x", "a", "b", None], left)
+    )
+    assert join_labels(ids, labels, at(5)).ground_truth.to_pylist() == [None, 0, 1, None]
+
+
+def test_integer_ids_match_their_text():
+    labels = labels_table([("7", 1, at(0))])
+    assert join_labels(pa.array([7, 8]), labels, at(5)).known.tolist() == [True, False]
+
+
+def test_chunks_and_slices_change_nothing():
+    labels = labels_table([("x", 9, at(0)), ("a", 0, at(0)), ("b", None, at(0)), ("b", 1, at(0))])
+    halves = pa.concat_tables([labels.slice(1, 1), labels.slice(2)])
+    ids = pa.chunked_array([pa.array(["q", "a"]).slice(1), pa.array([], pa.string()), pa.array(["b", "c"])])
+    assert join_labels(ids, halves, at(5)).ground_truth.to_pylist() == [0, 1, None]
+
+
+@pytest.mark.parametrize("unit", ["s", "ms", "us", "ns"])
+@pytest.mark.parametrize("zone", [None, "UTC", "America/New_York"])
+def test_a_label_of_exactly_as_of_is_known_in_every_unit_and_zone(unit, zone):
+    """A naive time is UTC, that of a zone is the same moment whatever the zone."""
+    moment = NOON.replace(tzinfo=None) if zone is None else NOON
+    labels = labels_table([("a", 1, moment)], times=pa.timestamp(unit, zone))
+    ids = pa.array(["a"])
+    assert join_labels(ids, labels, NOON).known.all()
+    assert not join_labels(ids, labels, NOON - timedelta(microseconds=1)).known.any()
+    assert join_labels(ids, labels, NOON.replace(tzinfo=None)).known.all()
+    assert join_labels(ids, labels, NOON.astimezone(timezone(timedelta(hours=9)))).known.all()
+
+
+def test_a_nanosecond_after_as_of_is_after_it():
+    nanoseconds = int(NOON.timestamp()) * 10**9
+    labels = labels_table([("a", 1, nanoseconds), ("b", 1, nanoseconds + 1)], times=pa.timestamp("ns", "UTC"))
+    assert join_labels(pa.array(["a", "b"]), labels, NOON).known.tolist() == [True, False]
+
+
+def test_as_of_before_1970_rounds_down():
+    labels = labels_table([("a", 1, -1)], times=pa.timestamp("s"))
+    assert not join_labels(pa.array(["a"]), labels, datetime(1969, 12, 31, 23, 59, 58, 999999, tzinfo=UTC)).known.any()
+    assert join_labels(pa.array(["a"]), labels, datetime(1969, 12, 31, 23, 59, 59, tzinfo=UTC)).known.all()
+
+
+def test_dates_are_midnights():
+    labels = labels_table([("a", 1, date(2013, 4, 16))], times=pa.date32())
+    assert join_labels(pa.array(["a"]), labels, datetime(2013, 4, 16, tzinfo=UTC)).known.all()
+
+
+def test_empty_sides():
+    ids, labels = pa.array(["a"]), labels_table([("a", 1, at(0))])
+    untyped = pa.table({"prediction_id": [], "ground_truth": [], "label_timestamp": []})
+    for empty in (labels.slice(0, 0), untyped, pa.Table.from_batches([], labels.schema)):
+        joined = join_labels(ids, empty, at(5))
+        assert (joined.ground_truth.to_pylist(), joined.coverage, joined.orphans) == ([None], 0.0, 0)
+    for none in (pa.array([], pa.string()), pa.array([])):
+        joined = join_labels(none, labels, at(5))
+        assert (len(joined.ground_truth), joined.known.size, joined.coverage, joined.orphans) == (0, 0, None, 1)
+
+
+def test_delay_is_in_hours_and_unknown_without_a_label():
+    labels = labels_table([("a", 1, at(6)), ("b", 1, at(1))])
+    times = pa.array([NOON, None, NOON], pa.timestamp("ns", "UTC"))
+    joined = join_labels(pa.array(["a", "b", "c"]), labels, at(9), prediction_times=times)
+    assert joined.delay_hours.tolist() == pytest.approx([6.0, np.nan, np.nan], nan_ok=True)
+    assert join_labels(pa.array(["a"]), labels, at(9)).delay_hours is None
+
+
+def test_tables_that_are_no_labels_are_refused():
+    labels = labels_table([("a", 1, at(0))])
+    with pytest.raises(UsageError, match="label_timestamp"):
+        join_labels(pa.array(["a"]), labels.drop_columns("label_timestamp"), NOON)
+    with pytest.raises(UsageError, match="must be a timestamp"):
+        join_labels(pa.array(["a"]), labels.set_column(2, "label_timestamp", pa.array(["noon"])), NOON)
+    with pytest.raises(UsageError, match="must be strings or integers"):
+        join_labels(pa.array([0.5]), labels, NOON)
+
+
+def joined_by_hand(ids, rows, as_of):
+    best = {}
+    for name, truth, time in rows:
+        if name is not None and truth is not None and time is not None and time <= as_of:
+            best[name] = max(best.get(name, (time, truth)), (time, truth))
+    return [best[name][1] if name in best else None for name in ids], len(set(best) - set(ids))
+
+
+NAME = st.one_of(st.none(), st.sampled_from("abcdef"))
+LABEL = st.tuples(NAME, st.one_of(st.none(), st.integers(0, 3)), st.one_of(st.none(), st.integers(0, 5).map(at)))
+
+
+@given(ids=st.lists(NAME, max_size=12), rows=st.lists(LABEL, max_size=25), hours=st.integers(-1, 6), data=st.data())
+@settings(max_examples=150, deadline=None)
+def test_join_equals_the_join_by_hand_in_any_order_of_the_labels(ids, rows, hours, data):
+    expected, orphans = joined_by_hand(ids, rows, at(hours))
+    joined = join_labels(pa.array(ids, pa.string()), labels_table(data.draw(st.permutations(rows))), at(hours))
+    assert joined.ground_truth.to_pylist() == expected
+    assert joined.known.tolist() == [truth is not None for truth in expected]
+    assert joined.orphans == orphans
+    usable = sum(None not in row and row[2] <= at(hours) for row in rows)
+    assert (
+        usable
+        == len({name for name, truth in zip(ids, expected, strict=True) if truth is not None})
+        + orphans
+        + joined.superseded
+    )
+
+
+def test_many_rows_join_as_a_dictionary_does():
+    rng = np.random.default_rng(0)
+    names = [f"{i:08x}" for i in rng.permutation(50_000)]
+    of = rng.integers(0, 40_000, 60_000)
+    seconds = rng.integers(0, 10**9, of.size)
+    truth = rng.integers(0, 2, of.size)
+    labels = pa.table(
+        {
+            "prediction_id": [names[i] for i in of],
+            "ground_truth": truth,
+            "label_timestamp": pa.array(seconds, pa.timestamp("s")),
+        }
+    )
+    expected = {}
+    for i in np.lexsort((truth, seconds)).tolist():
+        if seconds[i] <= 5 * 10**8:
+            expected[names[of[i]]] = int(truth[i])
+    wanted = names[10_000:]
+    joined = join_labels(pa.array(wanted), labels, datetime.fromtimestamp(5 * 10**8, UTC))
+    assert joined.ground_truth.to_pylist() == [expected.get(name) for name in wanted]
+
+
+def test_join_and_encoding_do_not_import_pandas():
+    """Which `pa.array`, `pa.scalar` and `to_numpy` do, for a quarter of a second in every task."""
+    program = """
+import sys
+import numpy as np, pyarrow as pa
+from datetime import datetime
+from hindcast.performance.labels import encode_binary, join_labels
+numbers = pa.Array.from_buffers(pa.int64(), 3, [pa.py_buffer(bytes([5])), pa.py_buffer(np.arange(3).tobytes())])
+columns = {"prediction_id": numbers, "ground_truth": numbers, "label_timestamp": numbers.cast(pa.timestamp("us"))}
+labels = pa.table(columns)
+joined = join_labels(numbers, labels, datetime(2013, 4, 16))
+assert joined.known.tolist() == [True, False, True], joined
+assert encode_binary(joined.ground_truth, 0).unknown == 1
+assert "pandas" not in sys.modules
+"""
+    subprocess.run([sys.executable, "-c", program], check=True)
+
+
+ONES = [pa.array([1, 0, None]), pa.array([1.0, 0.0, None]), pa.array([True, False, None]), pa.array(["1", "0", None])]
+ONES += [
+    pa.array(["1.0", "0.0", None]),
+    pa.array(["true", "False", None]),
+    pa.array([" 1 ", "0", None], pa.string_view()),
+]
+ONES += [pa.array([1, 0, None], pa.uint8()), pa.array([np.float16(1), np.float16(0), None], pa.float16())]
+ONES += [pa.array(["1", "0", None]).dictionary_encode(), pa.array([Decimal("1.00"), Decimal("0.00"), None])]
+ONES += [pa.array([1.0, 0.0, float("nan")]), pa.chunked_array([[1], [0, None]])]
+
+
+@pytest.mark.parametrize("values", ONES, ids=lambda values: f"{values.type} {values[0]}")
+@pytest.mark.parametrize("positive", [1, 1.0, "1", True, np.int64(1)], ids=repr)
+def test_one_is_one_in_every_type(values, positive):
+    encoded = encode_binary(values, positive)
+    assert encoded.positive.tolist() == [True, False, False]
+    assert encoded.known.tolist() == [True, True, False]
+    assert (encoded.missing, encoded.unknown) == (1, 0)
+    zero = encode_binary(values, 0)
+    assert zero.positive.tolist() == [False, True, False]
+
+
+def test_values_of_neither_class_are_counted_not_guessed():
+    encoded = encode_binary(pa.array(["1", "0", "yes", "0.7", "yes", None]), 1)
+    assert encoded.known.tolist() == [True, True, False, False, False, False]
+    assert (encoded.missing, encoded.unknown, encoded.examples) == (1, 3, ("0.7", "yes"))
+
+
+def test_named_classes():
+    late = encode_binary(pa.array(["late", "on time", None]), "late")
+    assert (late.positive.tolist(), late.known.tolist()) == ([True, False, False], [True, True, False])
+    only = encode_binary(pa.array(["late", "late"]), "late")
+    assert only.positive.all()
+    assert encode_binary(pa.array(["no", "no"]), "late").known.all()
+    several = encode_binary(pa.array(["late", "on time", "cancelled", None]), "late")
+    assert (several.known.any(), several.unknown, several.missing) == (False, 3, 1)
+    told = encode_binary(pa.array(["late", "on time", "cancelled"]), "late", "on time")
+    assert (told.known.tolist(), told.unknown, told.examples) == ([True, True, False], 1, ("cancelled",))
+
+
+@pytest.mark.parametrize("values", [pa.array([]), pa.array([], pa.string()), pa.array([None, None])])
+def test_nothing_to_encode(values):
+    encoded = encode_binary(values, 1)
+    assert (encoded.positive.any(), encoded.known.any(), encoded.missing, encoded.unknown) == (
+        False,
+        False,
+        len(values),
+        0,
+    )
+    assert encoded.positive.size == len(values)
+
+
+def test_classes_of_two_columns_share_their_positions():
+    truth, guess = pa.array([2, 1, 3, None]), pa.array(["1", "1.0", "3", "2"])
+    classes = class_names(truth, guess)
+    assert classes == ["1", "2", "3"]
+    assert encode_classes(truth, classes).codes.tolist() == [1, 0, 2, -1]
+    assert encode_classes(guess, [1, 2, 3]).codes.tolist() == [0, 0, 2, 1]
+    with pytest.raises(UsageError, match="distinct"):
+        encode_classes(truth, [1, "1"])

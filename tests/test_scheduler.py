@@ -1,0 +1,169 @@
+"""The DAGs in a real scheduler; every run is triggered first, so that they share one wait."""
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from tests.airflow_server import FIRST_HOUR, LOGGED_HOURS, ROWS, Watched
+
+from hindcast.results import tables
+from hindcast.results.sql import Store
+
+STEADY = "hindcast_hourly__steady"
+LOST = "hindcast_hourly__lost"
+BROKEN = "hindcast_hourly__broken"
+DAILY = "hindcast_daily__steady"
+INCIDENT = "hindcast_incident"
+# One Airflow for all of them, also when the tests are spread over processes.
+pytestmark = pytest.mark.xdist_group("airflow")
+
+CHECKS = ("validate", "detect", "perform", "explain")
+GREEN = dict.fromkeys(("pull", *CHECKS, "triage", "push"), "success") | {"watcher": "skipped"}
+EMPTY_HOUR = FIRST_HOUR + timedelta(hours=8)
+
+
+def hour(index: int) -> str:
+    return f"{FIRST_HOUR + timedelta(hours=index):%Y-%m-%dT%H:%M:%SZ}"
+
+
+RUNS = {
+    "window": (STEADY, {"window_start": hour(0)}),
+    "range": (STEADY, {"window_start": hour(1), "window_end": hour(3), "only": ["performance"]}),
+    "empty": (STEADY, {"window_start": f"{EMPTY_HOUR:%Y-%m-%dT%H}"}),
+    "nonsense": (STEADY, {"window_start": "yesterday"}),
+    "lost": (LOST, {"window_start": hour(0)}),
+    "broken": (BROKEN, {}),
+}
+
+
+@pytest.fixture(scope="module")
+def triggered(watched: Watched) -> dict[str, str]:
+    """Run ids of RUNS."""
+    for dag_id in sorted({dag_id for dag_id, _ in RUNS.values()} | {DAILY, INCIDENT}):
+        watched.airflow.unpause(dag_id)
+    return {name: watched.airflow.trigger(dag_id, conf) for name, (dag_id, conf) in RUNS.items()}
+
+
+@pytest.fixture
+def store(watched: Watched) -> Store:
+    return Store(watched.results)
+
+
+def test_a_window_is_checked_and_its_rows_are_stored(watched: Watched, triggered: dict, store: Store) -> None:
+    state, states = watched.airflow.wait(STEADY, triggered["window"])
+    assert (state, states) == ("success", GREEN)
+
+    window = store.rows(tables.windows, model_name="steady", window_start=FIRST_HOUR)[0]
+    assert (window["status"], window["rows"]) == ("ok", ROWS)
+    # Triggered long after: as of when the largest label age has passed, and not as of today.
+    assert window["as_of"] == FIRST_HOUR + timedelta(hours=1 + 2, minutes=10)
+    for table in (tables.quality, tables.drift, tables.performance):
+        assert store.rows(table, model_name="steady", window_start=FIRST_HOUR), table.name
+    accuracy = store.rows(
+        tables.performance,
+        model_name="steady",
+        window_start=FIRST_HOUR,
+        segment="*",
+        metric="accuracy",
+        label_age_hours=2,
+    )
+    assert [row["status"] for row in accuracy] == ["ok"]
+    assert accuracy[0]["value"] == pytest.approx(0.9, abs=0.06)
+
+
+def test_what_passes_between_tasks_is_the_window_and_small_facts(watched: Watched, triggered: dict) -> None:
+    watched.airflow.wait(STEADY, triggered["window"])
+    for task in ("pull", *CHECKS, "triage"):
+        value = watched.airflow.xcom(STEADY, triggered["window"], task)
+        facts = value["windows"]
+        assert [(fact["window"], fact["as_of"]) for fact in facts] == [("2013-04-16T12:00Z", "2013-04-16T15:10Z")], task
+        assert len(str(value)) < 2000, task
+
+
+def test_a_range_is_checked_hour_by_hour_and_only_as_asked(watched: Watched, triggered: dict, store: Store) -> None:
+    state, states = watched.airflow.wait(STEADY, triggered["range"])
+    assert (state, states) == ("success", GREEN | dict.fromkeys(("validate", "detect", "explain"), "skipped"))
+    later = [FIRST_HOUR + timedelta(hours=index) for index in range(1, LOGGED_HOURS)]
+    assert [row["rows"] for row in store.rows(tables.windows, model_name="steady", window_start=later)] == [ROWS, ROWS]
+    assert store.rows(tables.performance, model_name="steady", window_start=later[-1])
+    assert not store.rows(tables.quality, model_name="steady", window_start=later)
+
+
+def test_an_hour_without_rows_is_empty_and_green(watched: Watched, triggered: dict, store: Store) -> None:
+    state, states = watched.airflow.wait(STEADY, triggered["empty"])
+    assert (state, states) == ("success", GREEN)
+    window = store.rows(tables.windows, model_name="steady", window_start=EMPTY_HOUR)[0]
+    assert (window["status"], window["rows"]) == ("empty", 0)
+    assert watched.airflow.xcom(STEADY, triggered["empty"], "pull")["windows"][0]["status"] == "empty"
+
+
+def test_the_schedule_checks_the_hour_before(watched: Watched, triggered: dict, store: Store) -> None:
+    """Unpausing starts the run that was due last; the models have no logs of today, so that its hour is empty."""
+    runs = watched.airflow.request("GET", f"/dags/{STEADY}/dagRuns", run_type="scheduled")["dag_runs"]
+    state, states = watched.airflow.wait(STEADY, runs[0]["dag_run_id"])
+    assert (state, states) == ("success", GREEN)
+    due = datetime.fromisoformat(runs[0]["run_after"]).astimezone(UTC)
+    assert due.minute == 10
+    window = due.replace(minute=0) - timedelta(hours=1)
+    row = store.rows(tables.windows, model_name="steady", window_start=window)[0]
+    assert (row["status"], row["as_of"]) == ("empty", due)
+
+
+def test_missing_logs_make_the_run_red_on_the_first_try(watched: Watched, triggered: dict) -> None:
+    state, states = watched.airflow.wait(LOST, triggered["lost"])
+    assert state == "failed"
+    expected = {"pull": "failed", "watcher": "failed"}
+    assert states == {task: expected.get(task, "upstream_failed") for task in GREEN}
+    path = f"/dags/{LOST}/dagRuns/{triggered['lost']}/taskInstances/pull"
+    assert watched.airflow.request("GET", path)["try_number"] == 1
+    log = watched.airflow.task_log(LOST, triggered["lost"], "pull")
+    assert "SourceMissing" in log
+    assert "data/nowhere" in log
+
+
+def test_a_form_that_makes_no_sense_says_why(watched: Watched, triggered: dict) -> None:
+    state, states = watched.airflow.wait(STEADY, triggered["nonsense"])
+    assert (state, states["pull"]) == ("failed", "failed")
+    log = watched.airflow.task_log(STEADY, triggered["nonsense"], "pull")
+    assert "window_start: 'yesterday' is not a time; write it as 2013-04-16T15" in log
+
+
+def test_a_wrong_model_file_is_a_dag_that_says_so(watched: Watched, triggered: dict) -> None:
+    assert watched.airflow.wait(BROKEN, triggered["broken"]) == ("failed", {"configuration": "failed"})
+    log = watched.airflow.task_log(BROKEN, triggered["broken"], "configuration")
+    assert "broken.yaml: drift.budgets: unknown key 'budgets' (did you mean " in log
+    assert watched.airflow.request("GET", "/importErrors")["import_errors"] == []
+
+
+def test_the_day_is_rolled_up(watched: Watched, triggered: dict, store: Store) -> None:
+    for name in ("window", "range", "empty"):
+        watched.airflow.wait(STEADY, triggered[name])
+    run = watched.airflow.trigger(DAILY, {"day": "2013-04-16"})
+    state, states = watched.airflow.wait(DAILY, run)
+    assert (state, set(states.values())) == ("success", {"success"})
+    day = store.rows(tables.days, model_name="steady", day=FIRST_HOUR.replace(hour=0))[0]
+    assert (day["hours_ok"], day["hours_empty"], day["hours_missing"]) == (LOGGED_HOURS, 1, 24 - LOGGED_HOURS - 1)
+    assert day["rows"] == LOGGED_HOURS * ROWS
+
+
+def test_an_incident_is_diagnosed_and_reported(watched: Watched, triggered: dict, store: Store) -> None:
+    for name in ("window", "range"):
+        watched.airflow.wait(STEADY, triggered[name])
+    run = watched.airflow.trigger(INCIDENT, {"model": "steady", "from": hour(0), "to": hour(LOGGED_HOURS)})
+    state, states = watched.airflow.wait(INCIDENT, run)
+    assert (state, set(states.values())) == ("success", {"success"})
+    page = store.artifacts / "reports" / "steady" / "2013-04-16T14.html"
+    assert "steady" in page.read_text()
+
+
+def test_starting_twice_changes_nothing(watched: Watched) -> None:
+    before = watched.airflow.processes()
+    assert watched.airflow.up() is False
+    assert watched.airflow.processes() == before
+    assert all(before.values())
+
+
+def test_secrets_are_for_their_owner_alone(watched: Watched) -> None:
+    home = watched.airflow.home
+    for name in ("secrets.json", "passwords.json"):
+        assert (home / name).stat().st_mode & 0o077 == 0, name
+    assert home.stat().st_mode & 0o077 == 0
