@@ -64,7 +64,9 @@ def daily(model: ModelFile) -> None:
         params=PARAMS,
         default_args=tasks.settings(model.owner.team),
     ):
-        steps = [task(task_id=step)(tasks.run_daily)(step, str(model.path)) for step in tasks.DAILY]
+        steps = [
+            task(task_id=step, multiple_outputs=False)(tasks.run_daily)(step, str(model.path)) for step in tasks.DAILY
+        ]
         steps[0] >> steps[1] >> steps[2]
 
 

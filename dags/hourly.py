@@ -107,13 +107,14 @@ def hourly(model: ModelFile) -> None:
     ):
 
         def check(task_id: str, **options: object) -> object:
-            return task(task_id=task_id, **options)(tasks.run_check)(task_id, str(model.path))
+            return task(task_id=task_id, multiple_outputs=False, **options)(tasks.run_check)(task_id, str(model.path))
 
         pull = check("pull")
         checks = [check(task_id) for task_id in ("validate", "detect", "perform", "explain")]
         # After pull and all checks, however they ended; not after a pull that failed.
         triage = check("triage", trigger_rule=TriggerRule.ALL_DONE_MIN_ONE_SUCCESS)
-        push = task(task_id="push")(tasks.push)()
+        # What a gateway that is down did not take, the next run pushes.
+        push = task(task_id="push", multiple_outputs=False, retries=1)(tasks.push)()
         # Triage and push run after a failed check, and would make the run green.
         watcher = task(task_id="watcher", trigger_rule=TriggerRule.ONE_FAILED, retries=0)(tasks.watch)()
         pull >> checks >> triage >> push

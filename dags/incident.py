@@ -58,7 +58,9 @@ def build() -> None:
         default_args=tasks.settings("hindcast"),
     ):
         folder = str(Path(__file__).parent)
-        task(task_id="diagnose")(tasks.diagnose)(folder) >> task(task_id="report")(tasks.report)(folder)
+        diagnose = task(task_id="diagnose", multiple_outputs=False)(tasks.diagnose)(folder)
+        report = task(task_id="report", multiple_outputs=False)(tasks.report)(folder)
+        diagnose >> report
 
 
 build()

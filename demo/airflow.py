@@ -29,6 +29,7 @@ import socket
 import subprocess
 import sys
 import time
+from http import HTTPStatus
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -36,7 +37,7 @@ from typing import TYPE_CHECKING, Any, Self
 import psutil  # type: ignore[import-untyped]  # has no stubs
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Collection, Mapping
 
     import httpx
 
@@ -52,6 +53,7 @@ COMPONENTS = {
 HEALTHY_WITHIN = 180.0
 STOPPED_WITHIN = 30.0
 LOG_TAIL = 30
+ATTEMPTS = 4
 
 
 class AirflowError(Exception):
@@ -272,26 +274,44 @@ class Airflow:
         AirflowError
             The answer is an error; the message has what Airflow said.
         """
+        answer = self._send(method, path, body, query)
+        # On SQLite, Airflow's api-server blocks itself while a task reports its state in the very moment in which it
+        # writes down who calls it: after 5 s it gives up with a "Database error", before it has done anything.
+        for _ in range(ATTEMPTS - 1):
+            if answer.status_code != HTTPStatus.INTERNAL_SERVER_ERROR:
+                break
+            answer = self._send(method, path, body, query)
+        if answer.is_error:
+            message = f"{method} {path}: {answer.status_code} {answer.text}"
+            raise AirflowError(message)
+        return answer.json()
+
+    def _send(self, method: str, path: str, body: object, query: Mapping[str, Any]) -> httpx.Response:
         import httpx
 
         if self._client is None:
             credentials = {"username": "admin", "password": self.password}
             token = httpx.post(f"{self.url}/auth/token", json=credentials, timeout=30).raise_for_status().json()
             headers = {"Authorization": f"Bearer {token['access_token']}", "Accept": "application/json"}
-            self._client = httpx.Client(base_url=f"{self.url}/api/v2", headers=headers, timeout=30)
-        answer = self._client.request(method, path, json=body, params=query or None)
-        if answer.is_error:
-            message = f"{method} {path}: {answer.status_code} {answer.text}"
-            raise AirflowError(message)
-        return answer.json()
+            self._client = httpx.Client(base_url=f"{self.url}/api/v2", headers=headers, timeout=60)
+        return self._client.request(method, path, json=body, params=dict(query) or None)
 
     def dag_ids(self) -> list[str]:
         """Every DAG that Airflow has read so far."""
         return [dag["dag_id"] for dag in self.request("GET", "/dags", limit=500)["dags"]]
 
-    def unpause(self, dag_id: str, *, within: float = 60.0) -> None:
+    def wait_for_dags(self, dag_ids: Collection[str], within: float = 60.0) -> None:
+        """Wait until Airflow has read the files of these DAGs."""
+        missing = set(dag_ids)
+        _wait_until(
+            lambda: missing <= set(self.dag_ids()),
+            within,
+            lambda: f"Airflow has not read {missing - set(self.dag_ids())}",
+        )
+
+    def unpause(self, dag_id: str) -> None:
         """Let the DAG run, as soon as Airflow has read its file."""
-        _wait_until(lambda: dag_id in self.dag_ids(), within, lambda: f"Airflow has not read the DAG {dag_id}")
+        self.wait_for_dags([dag_id])
         self.request("PATCH", f"/dags/{dag_id}", body={"is_paused": False})
 
     def trigger(self, dag_id: str, conf: Mapping[str, object] | None = None, run_id: str | None = None) -> str:

@@ -98,7 +98,7 @@ def write_models(folder: Path) -> None:
     folder.mkdir()
     for model in (steady, lost):
         (folder / f"{model['model']}.yaml").write_text(yaml.safe_dump(model))
-    (folder / "broken.yaml").write_text(yaml.safe_dump({**steady, "model": "broken", "drift": {"budgets": 1}}))
+    (folder / "broken.yaml").write_text(yaml.safe_dump({**steady, "model": "broken", "drift": {"seasonal_week": 1}}))
 
 
 @contextmanager

@@ -31,6 +31,7 @@ ONSET = END - 6 * HOUR
 NUMERIC = ("dep_hour", "distance", "humidity", "pressure", "temp", "visibility", "wind_gust", "wind_speed", HOSTILE)
 CATEGORICAL = ("carrier", "dest", "origin")
 CHECKS = ("quality", "drift", "performance", "importance", "triage")
+DASH, MINUS = "\N{EN DASH}", "\N{MINUS SIGN}"
 CHROMIUM = Path("/usr/bin/chromium")
 
 
@@ -58,7 +59,7 @@ def flights(moment: datetime) -> int:
 
 def two_weeks() -> dict[str, list[Row]]:
     """Every table of one model over two weeks: delays rise and the visibility drops in the last six hours."""
-    noise = random.Random(20130416)
+    noise = random.Random(20130416)  # noqa: S311 - the same rows every time
     found: dict[str, list[Row]] = {
         name: [] for name in ("windows", "checks", "quality", "drift", "performance", "importance")
     }
@@ -210,9 +211,9 @@ def importance_rows() -> list[Row]:
     return [*rows, key | {"feature": "gate", "status": "missing_column", "reason": "no column feature_gate"}]
 
 
-def alert_row(number: int, **more: Any) -> Row:
+def alert_row(serial: int, **more: Any) -> Row:
     row = {
-        "alert_id": f"a{number}",
+        "alert_id": f"a{serial}",
         "model_name": "flights_delay",
         "kind": "performance",
         "severity": "critical",
@@ -257,7 +258,7 @@ INCIDENT = {
     "incident_id": "inc-1",
     "severity": "SEV2",
     "title": "Accuracy fell with visibility",
-    "description": "Accuracy of all rows is 14.6 % below its baseline.\nVisibility left its usual range in the same hour.",
+    "description": "Accuracy of all rows is 14.6 % below its baseline.\nVisibility left its usual range.",
     "detected_at": ONSET + HOUR,
     "affected_model": "flights_delay",
     "root_cause": f"Likely the weather feed: visibility, {HOSTILE} drifted first.",
@@ -337,11 +338,11 @@ def verdict_of(page: str) -> str:
 
 def test_header_names_window_zone_version_owner_and_the_worst_alert(page: str) -> None:
     text = visible(page)
-    assert "flights_delay 2013-04-16 15:00–16:00 UTC" in text
+    assert f"flights_delay 2013-04-16 15:00{DASH}16:00 UTC" in text
     assert "2013-04-16 11:00 EDT to 2013-04-16 12:00 EDT (America/New_York)" in text
     assert "As of 2013-04-16 16:10 UTC" in text
     assert "ops-ml, on call: ops-ml-oncall" in text
-    assert verdict_of(page) == "alert: ▲ Alert 3 alerts firing (1 critical), worst: accuracy −14.6 %, for 6 h."
+    assert verdict_of(page) == f"alert: ▲ Alert 3 alerts firing (1 critical), worst: accuracy {MINUS}14.6 %, for 6 h."
 
 
 def test_alert_that_was_over_before_the_period_is_not_listed(page: str) -> None:
@@ -351,7 +352,9 @@ def test_alert_that_was_over_before_the_period_is_not_listed(page: str) -> None:
 
 def test_alert_resolved_after_the_period_is_shown_as_it_stood(store: Store) -> None:
     page = pages.window_page(store, MODEL, Window(END - timedelta(days=5) + HOUR))
-    assert verdict_of(page).startswith("alert: ▲ Alert 1 alert firing (1 critical), worst: accuracy −14.6 %, for 3 h.")
+    assert verdict_of(page).startswith(
+        f"alert: ▲ Alert 1 alert firing (1 critical), worst: accuracy {MINUS}14.6 %, for 3 h."
+    )
 
 
 def test_incident_is_told_with_its_diagnosis(page: str) -> None:
@@ -371,10 +374,7 @@ def test_every_missing_value_has_its_reason(page: str) -> None:
 
 def test_quality_counts_and_lists_failures_first(page: str) -> None:
     text = visible(page)
-    assert re.search(
-        r"1 missing_column, 1 failed, 1 insufficient_data, 11 ok|1 failed, 1 missing_column, 1 insufficient_data, 11 ok",
-        text,
-    )
+    assert "1 failed, 1 missing_column, 1 insufficient_data, 11 ok." in text
     section = text[text.index("Not ok, failures first") :]
     assert section.index("visibility") < section.index("the window")
 
@@ -612,6 +612,38 @@ def test_drifted_hours_in_a_row_are_outlined_together() -> None:
     ]
 
 
+def test_category_is_shown_by_the_distance_that_it_has() -> None:
+    key = {"window_start": START, "baseline": "seasonal"}
+    metrics = {
+        "temp": ("ks_statistic", "jensen_shannon_distance"),
+        "carrier": ("chi2_statistic", "jensen_shannon_distance"),
+    }
+    rows = [key | {"feature": feature, "metric": metric} for feature, named in metrics.items() for metric in named]
+    shown = {(row["feature"], row["metric"]) for row in reading.deciding_drift(rows)}
+    assert shown == {("temp", "ks_statistic"), ("carrier", "jensen_shannon_distance")}
+
+
+def test_reference_decides_as_long_as_there_is_no_seasonal_baseline() -> None:
+    row = {"window_start": START, "baseline": "reference", "feature": "temp", "metric": "ks_statistic"}
+    assert reading.deciding_drift([row]) == [row]
+    assert reading.deciding_drift([row, row | {"baseline": "seasonal"}]) == [row | {"baseline": "seasonal"}]
+
+
+def test_charts_of_a_young_model_begin_with_its_first_predictions(store: Store) -> None:
+    start = START + timedelta(days=3)
+    period = reading.begun(store, MODEL, reading.Period(start, start + HOUR, start - timedelta(days=14)))
+    assert period.history_start == START
+
+
+def test_segment_that_certainly_changed_comes_before_a_tiny_one(tmp_path: Path) -> None:
+    tiny = {"segment": "carrier=XX", "change_percent": -60.0, "lower": 0.1, "upper": 0.95, "baseline": 0.82}
+    sure = {"segment": "carrier=YY", "change_percent": -12.0, "lower": 0.7, "upper": 0.78, "baseline": 0.82}
+    rows = [point(0, model_name="flights_delay", as_of=START, **more) for more in (tiny, sure)]
+    store = fill(Store(f"sqlite:///{tmp_path}/results.db"), {"performance": rows})
+    text = visible(pages.window_page(store, MODEL, Window(START)))
+    assert text.index("carrier=YY") < text.index("carrier=XX")
+
+
 @given(st.permutations([(0, 0.7), (6, None), (24, 0.8), (72, None)]))
 def test_largest_label_age_that_has_a_value_is_chosen_in_any_order(rows: list[tuple[int, float | None]]) -> None:
     chosen = reading.mature([point(0, label_age_hours=age, value=value) for age, value in rows])
@@ -633,7 +665,7 @@ def test_regression_is_judged_by_its_error_and_worse_is_higher(tmp_path: Path) -
     ]
     store = fill(Store(f"sqlite:///{tmp_path}/results.db"), {"performance": rows})
     text = visible(pages.window_page(store, model, Window(START)))
-    assert "Mean absolute error by segment" in text or "mean absolute error by segment" in text
+    assert "mean absolute error by segment" in text
     assert text.index("carrier=UA") < text.index("carrier=AA")
 
 
@@ -682,11 +714,10 @@ def browser() -> Any:
         chromium.close()
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("width", [390, 1280])
+@pytest.mark.parametrize(("width", "scheme"), [(390, "light"), (1280, "dark")])
 @pytest.mark.parametrize("name", ["page", "day"])
 def test_browser_draws_every_chart_without_error_request_or_overflow(
-    browser: Any, request: pytest.FixtureRequest, tmp_path: Path, name: str, width: int, scheme: str
+    browser: Any, request: pytest.FixtureRequest, tmp_path: Path, *, name: str, width: int, scheme: str
 ) -> None:
     path = tmp_path / "report.html"
     pages.write(path, request.getfixturevalue(name))
@@ -704,6 +735,6 @@ def test_browser_draws_every_chart_without_error_request_or_overflow(
     assert heard == []
     assert tab.locator(".chart").count() == 8
     assert tab.evaluate("document.documentElement.scrollWidth") <= width
-    assert tab.locator("img, script:not([type]) img, [onerror]").count() == 0
+    assert tab.locator("img, [onerror]").count() == 0
     assert tab.locator(".chart text", has_text="</script><img src=x").count() > 0  # the name as text, in a chart
     context.close()

@@ -86,9 +86,10 @@ def fold(findings: Iterable[Row], judged: Mapping[tuple[str, int], Sequence[date
         windows = by_key.setdefault((finding["kind"], finding["subject"]), {})
         windows.setdefault(finding["window_start"], []).append(finding)
     alerts = []
+    unclaimed = sorted(published, key=lambda row: row["opened_at"])
     for key in sorted(by_key):
         for episode in _episodes(by_key[key], judged):
-            alerts.append(_alert(episode, published))
+            alerts.append(_alert(episode, unclaimed))
     return sorted(alerts, key=lambda a: (a["opened_at"], a["kind"], a["subject"]))
 
 
@@ -117,7 +118,7 @@ def _resolved(episode: Episode, judged: Mapping[tuple[str, int], Sequence[dateti
     return quiet[RESOLVED_AFTER - 1] + HOUR if len(quiet) >= RESOLVED_AFTER else None
 
 
-def _alert(episode: Episode, published: Sequence[Row]) -> Row:
+def _alert(episode: Episode, unclaimed: list[Row]) -> Row:
     first, last = episode.first, episode.last
     opened_at = first["window_start"] + HOUR
     last_seen_at = max(f["window_start"] for f in episode.findings) + HOUR
@@ -127,8 +128,9 @@ def _alert(episode: Episode, published: Sequence[Row]) -> Row:
         "opened_at": opened_at,
         "detected_at": min(f["detected_at"] for f in episode.findings),
     }
-    known = next((p for p in published if _same(p, first, opened_at, episode.resolved_at)), None)
+    known = next((p for p in unclaimed if _same(p, first, opened_at, episode.resolved_at)), None)
     if known:
+        unclaimed.remove(known)  # one published alert is one episode, even when new labels split it in two
         identity = {name: known[name] for name in identity}
     details = {
         "metrics": sorted({f["metric"] for f in episode.findings}),

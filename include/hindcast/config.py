@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 DEFAULT_DIRECTORY = Path("include/models")
+MANUAL = "manual"
 
 Task = Literal["binary", "multiclass", "regression"]
 Kind = Literal["numeric", "categorical"]
@@ -59,10 +60,12 @@ def _known_zone(name: str) -> str:
 
 
 def _known_cron(expression: str) -> str:
+    if expression == MANUAL:
+        return expression
     fields = expression.split()
     minute = fields[0] if len(fields) == 5 else ""
     if not (minute.isdigit() and int(minute) < 60):
-        message = "is no hourly cron expression; allowed: five fields with a fixed minute, such as '10 * * * *'"
+        message = "is no hourly cron expression; allowed: five fields with a fixed minute, such as '10 * * * *', or 'manual'"
         raise ValueError(message)
     return expression
 
@@ -170,7 +173,7 @@ class BusinessMetric(_Section):
 
 
 class Schedule(_Section):
-    """When a window is checked; `timezone` is where seasons are counted, so that daylight saving shifts nothing."""
+    """When a window is checked: a cron expression, or ``manual`` for never by itself. `timezone` is where seasons are counted, so that daylight saving shifts nothing."""
 
     hourly: Annotated[str, AfterValidator(_known_cron)] | None = None
     settle_minutes: int = Field(10, ge=0, le=24 * 60)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from hindcast.quality import Rule
     from hindcast.window import Window
 
-# The window's own section; the parenthesis sorts it before every name.
+# The section of the window itself; the parenthesis sorts it before ordinary names.
 WHOLE = "(whole window)"
 
 _STYLE = """

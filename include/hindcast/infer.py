@@ -186,11 +186,17 @@ def _keys(feature: Feature) -> dict[str, Any]:
 
 def _flow(value: object) -> str:
     """Quote a scalar so that it can stand anywhere, also inside braces."""
-    return yaml.safe_dump([value], default_flow_style=True, allow_unicode=True, width=math.inf).strip()[1:-1]
+    return _dump([value], default_flow_style=True, width=math.inf).strip()[1:-1]
 
 
 def _block(value: object) -> str:
-    return yaml.safe_dump(value, default_flow_style=None, sort_keys=False, allow_unicode=True, width=120).rstrip()
+    return _dump(value, default_flow_style=None, sort_keys=False, width=120).rstrip()
+
+
+def _dump(value: object, **style: Any) -> str:
+    """Letters of any script as they are, unless one of them (U+0085) would not come back."""
+    text: str = yaml.safe_dump(value, allow_unicode=True, **style)
+    return text if yaml.safe_load(text) == value else yaml.safe_dump(value, **style)
 
 
 _TEMPLATE = """\

@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from sqlalchemy import Table
-
     from hindcast.config import ModelFile
     from hindcast.results.sql import Row, Store
 
@@ -43,7 +41,7 @@ class Keep:
     profiles : int
         Profiles and the policy's memory; seasonal baselines look back 8 weeks.
     artifacts : int
-        Row facts and samples; joined to labels until the largest label age has passed.
+        Row facts, which labels are joined to until the largest label age has passed, and samples.
     """
 
     detail: int = 90
@@ -67,8 +65,11 @@ class Keep:
         return cls(max(cls.detail, looked_back), cls.profiles, cls.artifacts + label_days)
 
 
+# What is kept for `detail`, `profiles` and `artifacts` days; files lie at <artifacts>/<kind>/<model>/<window>.<suffix>.
 DETAIL = (tables.quality, tables.drift, tables.performance, tables.importance, tables.checks, tables.outcomes)
 LEARNT = (tables.profiles, tables.memory)
+DETAIL_FILES = ("datadocs",)
+ROW_FILES = ("facts", "samples")
 
 
 def _largest_age(model: ModelFile) -> int:
@@ -132,7 +133,7 @@ def label_maturity(store: Store, model: ModelFile, day: datetime) -> dict[str, A
     -------
     dict
         `status` (ok or insufficient_data), `reason`, `due` (windows with rows that are old enough), `immature` (how
-        many of them are below `performance.min_label_coverage` or were not evaluated), and the first `windows` of those.
+        many of them are below `performance.min_label_coverage` or were not evaluated), the first `windows` of those.
     """
     age = _largest_age(model)
     settle = timedelta(minutes=model.schedule.settle_minutes)
@@ -162,13 +163,12 @@ def retention(store: Store, model: ModelFile, day: datetime, keep: Keep | None =
     """
     keep = keep or Keep.of(model)
     end = day + DAY
-    counts = {"artifacts": _delete_artifacts(store.artifacts, model.model, end - keep.artifacts * DAY)}
-    limits: list[tuple[Sequence[Table], datetime]] = [
-        (DETAIL, end - keep.detail * DAY),
-        (LEARNT, end - keep.profiles * DAY),
-    ]
+    detail, profiles, artifacts = (end - days * DAY for days in (keep.detail, keep.profiles, keep.artifacts))
+    counts: dict[str, int] = {}
+    for kinds, before in ((DETAIL_FILES, detail), (ROW_FILES, artifacts)):
+        counts |= {kind: _delete_files(store.artifacts / kind / model.model, before) for kind in kinds}
     with store.transaction() as connection:
-        for group, before in limits:
+        for group, before in ((DETAIL, detail), (LEARNT, profiles)):
             for table in group:
                 old = (table.c.model_name == model.model) & (table.c.window_start < before)
                 counts[table.name] = connection.execute(delete(table).where(old)).rowcount
@@ -177,6 +177,14 @@ def retention(store: Store, model: ModelFile, day: datetime, keep: Keep | None =
                 connection, actor="retention", action="delete", content=counts, model_name=model.model, window_start=day
             )
     return counts
+
+
+def _delete_files(folder: Path, before: datetime) -> int:
+    """Delete the files of windows before a moment; their names are written so that they sort by time."""
+    old = [path for path in folder.glob("????-??-??T??.*") if path.name < f"{before:%Y-%m-%dT%H}"]
+    for path in old:
+        path.unlink(missing_ok=True)
+    return len(old)
 
 
 def _windows_within(store: Store, model: ModelFile, start: datetime, end: datetime) -> list[Row]:

@@ -65,13 +65,11 @@ def _pull(_model: str, _rows: dict[str, Any], result: Result) -> list[list[Any]]
     return [["ml_rows_processed", {}, result.facts.get("rows", 0)]]
 
 
-def _quality(_model: str, rows: dict[str, Any], _result: Result) -> list[list[Any]]:
+def _quality(_model: str, rows: dict[str, Any], result: Result) -> list[list[Any]]:
     found = rows.get("quality", [])
-    judged = [row for row in found if row["status"] in {"ok", "failed"}]
     samples_: list[list[Any]] = []
-    if judged:
-        met = sum(row["status"] == "ok" for row in judged) / len(judged)
-        samples_.append(["ml_data_quality_success_ratio", {}, met])
+    if result.facts.get("success_ratio") is not None:
+        samples_.append(["ml_data_quality_success_ratio", {}, result.facts["success_ratio"]])
     missing = [row for row in found if row["metric"] == "missing_ratio" and row["value"] is not None]
     missing.sort(key=lambda row: (-row["value"], row["subject"]))
     samples_ += [["ml_feature_missing_ratio", {"feature_name": r["subject"]}, r["value"]] for r in missing[:TOP_FEATURES]]

@@ -110,9 +110,9 @@ def usual_volume(usual_rows: Sequence[int]) -> tuple[float, float] | None:
     r"""Fewest and most rows that an hour may have, from the same hour of earlier weeks or days.
 
     Never under a quarter of the smallest, :math:`m`, nor over four times the largest. Small counts vary by chance:
-    where a quarter is closer than three standard deviations of a Poisson count, the bound is :math:`m - 3\sqrt m`, so
-    that an hour with up to nine rows may be empty. In every case chance alone falls below the lower bound once in ten
-    thousand hours or less. An hour that is usually empty may have `LARGE` rows.
+    under `LARGE` rows the bound is :math:`m - 3.35\sqrt m` instead, so that an hour with up to eleven rows may be
+    empty. If rows come independently (Poisson), chance alone leaves these bounds once in ten thousand hours or less. An
+    hour that is usually empty may have `LARGE` rows.
 
     Parameters
     ----------
@@ -131,7 +131,7 @@ def usual_volume(usual_rows: Sequence[int]) -> tuple[float, float] | None:
     if len(usual_rows) < USUAL_WINDOWS:
         return None
     low, high = min(usual_rows), max(usual_rows)
-    return max(0.0, min(low / 4, low - 3 * math.sqrt(low))), float(max(4 * high, LARGE))
+    return max(0.0, min(low / 4, low - 3.35 * math.sqrt(low))), float(max(4 * high, LARGE))
 
 
 def profile_row(features: Mapping[str, Feature], profile: Profile, facts: WindowFacts) -> dict[str, float]:
@@ -447,5 +447,5 @@ def _severity(row: Row, n: int, facts: WindowFacts, *, confirmed: bool) -> str |
         return None
     if row["status"] == "all_null":
         return "critical" if confirmed or threshold <= RARELY else None
-    beyond = abs(value - threshold) >= ALERT_RATIO or metric == "duplicate_ratio"
+    beyond = round(abs(value - threshold), 9) >= ALERT_RATIO or metric == "duplicate_ratio"
     return "warning" if beyond and (confirmed or row["subject"] == WINDOW) else None

@@ -53,7 +53,7 @@ def replay(
     Parameters
     ----------
     only : sequence of str
-        Checks to run; ``pull`` always does.
+        Checks to run. Without ``pull``, only windows that were never pulled are.
     jobs : int
         Processes that read ahead; 1 does everything in this one.
     again : bool
@@ -63,8 +63,9 @@ def replay(
     """
     model = configuration.find(name, config)
     store = Store(results)
-    wanted = [check for check in CHECKS if check in only or check == "pull"]
+    wanted = [check for check in CHECKS if check in only]
     windows = list(hours(start, end))
+    pulled = set() if "pull" in wanted else _pulled(store, model.model)
     todo = windows if again else _unfinished(store, model.model, model.digest, windows, wanted)
     done, errors = len(windows) - len(todo), 0
     progress(done, len(windows), None)
@@ -73,12 +74,24 @@ def replay(
     run = Run(model, todo[0], todo[0].end + settle(model), store)
     _ = run.reference  # fitted once, here, before the others look for it
     skipped = done
-    for window, prepared in _prepared(name, todo, wanted, jobs, config, results, run):
+    plan = [(window, _ahead_of(window, wanted, pulled)) for window in todo]
+    for window, prepared in _prepared(name, plan, jobs, config, results, run):
         run = run.at(window, window.end + settle(model))
         errors += _finish(run, prepared, wanted)
         done += 1
         progress(done, len(windows), window)
     return {"windows": len(windows), "skipped": skipped, "errors": errors}
+
+
+def _pulled(store: Store, name: str) -> set[datetime]:
+    table = tables.windows
+    rows = store.rows(table, table.c.status != "failed", columns=("window_start",), model_name=name)
+    return {row["window_start"] for row in rows}
+
+
+def _ahead_of(window: Window, wanted: Sequence[str], pulled: set[datetime]) -> list[str]:
+    """Checks of one window that do not wait for the windows before it."""
+    return [c for c in AHEAD if c in wanted or (c == "pull" and window.start not in pulled)]
 
 
 def _unfinished(store: Store, name: str, digest: str, windows: list[Window], wanted: Sequence[str]) -> list[Window]:
@@ -99,23 +112,22 @@ def _unfinished(store: Store, name: str, digest: str, windows: list[Window], wan
 
 
 def _prepared(
-    name: str, windows: list[Window], wanted: Sequence[str], jobs: int, config: str | None, results: str | None, run: Run
+    name: str, plan: list[tuple[Window, list[str]]], jobs: int, config: str | None, results: str | None, run: Run
 ) -> Iterator[tuple[Window, list[Timed]]]:
     """What can be computed ahead, window by window in order."""
-    ahead = [check for check in AHEAD if check in wanted]
-    if jobs <= 1:
-        for window in windows:
-            yield window, _ahead(run.at(window, window.end + settle(run.model)), ahead)
+    if jobs <= 1 or not any(checks for _, checks in plan):
+        for window, checks in plan:
+            yield window, _ahead(run.at(window, window.end + settle(run.model)), checks)
         return
     with ExitStack() as stack:
         context = multiprocessing.get_context("spawn")
         pool = stack.enter_context(ProcessPoolExecutor(jobs, mp_context=context))
         waiting: deque[tuple[Window, Future[list[Timed]]]] = deque()
-        for window in windows:
+        for window, checks in plan:
             if len(waiting) == _MOST_AHEAD:
                 first, future = waiting.popleft()
                 yield first, future.result()
-            waiting.append((window, pool.submit(prepare, name, window, ahead, config, results)))
+            waiting.append((window, pool.submit(prepare, name, window, checks, config, results)))
         for first, future in waiting:
             yield first, future.result()
 
@@ -165,10 +177,11 @@ def _finish(run: Run, prepared: list[Timed], wanted: Sequence[str]) -> int:
     for result, seconds in prepared:
         commit(run, result, seconds)
         errors += result.error is not None
-    if prepared[0][0].status in {"failed", "error"}:
-        return errors
-    _hand_over(run, prepared[0][0])
-    run.history.put(run.window.start, prepared[0][0].writes[1][2][0]["profile"])
+        if result.check == "pull":
+            if result.status in {"failed", "error"}:
+                return errors
+            _hand_over(run, result)
+            run.history.put(run.window.start, result.writes[1][2][0]["profile"])
     for check in wanted:
         if check not in AHEAD:
             started = time.perf_counter()

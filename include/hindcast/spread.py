@@ -28,12 +28,15 @@ CHI2_1_MEDIAN = 0.4549364231195724
 PRIOR_TAU = 0.02
 # Above the benign spread by so much, since τ² is itself an estimate.
 SPREAD_MARGIN = 1.25
-# ... and above the largest excess that the series ever had while quiet.
+# ... and above the largest excess that the series ever had while quiet; the less is learnt, the further above.
 RECORD_MARGIN = 1.5
+_FEW = 72
 # Hours of excesses that count: two weeks.
 REMEMBERED = 336
 # An episode closes after so many quiet hours in a row; after a week its level is the new normal.
 CLOSES_AFTER, ACCEPTED_AFTER = 6, 168
+# An episode that closes by itself within so many hours teaches its size: benign bursts that recur stop waking people.
+TEACHES_WITHIN = 48
 
 
 def kolmogorov_quantile(alpha: float) -> float:
@@ -108,15 +111,38 @@ def threshold(noise_quantile: Floats, noise: Floats, tau2: Floats, alpha: float)
     return limit
 
 
+def record(excess: Floats, few: int = _FEW) -> Floats:
+    """What an excess must pass to be news, per series: its largest while quiet, with a margin.
+
+    Parameters
+    ----------
+    excess : float64 array of shape (n_remembered, n_series), NaN where there was none
+    few : int
+        With so many remembered, the margin is twice what it is with very many.
+
+    Examples
+    --------
+    >>> record(np.full((72, 1), 0.1)).round(6)
+    array([0.3])
+    """
+    count = np.isfinite(excess).sum(axis=0)
+    largest = np.where(np.isfinite(excess), excess, 0.0).max(axis=0, initial=0.0)
+    bound: Floats = RECORD_MARGIN * (1 + few / np.maximum(count, 1)) * largest
+    return bound
+
+
 @dataclass
 class Memory:
-    """What is remembered of one hour; `excess` and `noise` of shape (n_tiers, n_scales, n_series), NaN for nothing.
+    """What is remembered of one hour; `excess`, `noise` and `peak` of shape (n_tiers, n_scales, n_series), NaN for nothing.
 
-    `open_hours` counts, per series, the hours since an episode began (0: none); `quiet` the quiet hours in a row.
+    `open_hours` counts, per series, the hours since an episode began (0: none); `quiet` the quiet hours in a row; `peak` is
+    the largest excess of the episode. The noise of an excess that a closed episode taught is infinite: it bounds, and
+    does not enter the median.
     """
 
     excess: Floats
     noise: Floats
+    peak: Floats
     open_hours: Counts
     quiet: Counts
 
@@ -125,19 +151,24 @@ class Memory:
         """Nothing yet."""
         shape = (n_tiers, n_scales, n_series)
         zeros = np.zeros(n_series, np.int32)
-        return cls(np.full(shape, np.nan), np.full(shape, np.nan), zeros, zeros.copy())
+        return cls(*(np.full(shape, np.nan) for _ in range(3)), zeros, zeros.copy())
 
-    def turn(self, before: Memory | None, drifted: Flags) -> None:
-        """Open and close episodes; while one is open, nothing is learnt."""
+    def turn(self, before: Memory | None, drifted: Flags, *, teaches_within: int = TEACHES_WITHIN) -> None:
+        """Open and close episodes; while one is open, nothing is learnt but its size, if it closes soon by itself."""
         was_open = before.open_hours if before else np.zeros_like(self.open_hours)
         was_quiet = before.quiet if before else np.zeros_like(self.quiet)
         quiet = np.where(drifted, 0, was_quiet + 1)
         still = drifted | ((was_open > 0) & (quiet < CLOSES_AFTER))
         self.open_hours = np.where(still, was_open + 1, 0).astype(np.int32)
         self.quiet = quiet.astype(np.int32)
+        peak = before.peak if before else np.full_like(self.peak, np.nan)
+        self.peak = np.where(still, np.fmax(peak, self.excess), np.nan)
         flagged = self.flagged()
         self.excess[:, :, flagged] = np.nan
         self.noise[:, :, flagged] = np.nan
+        taught = (was_open > 0) & ~still & (was_open <= teaches_within)
+        self.excess[:, :, taught] = np.fmax(self.excess, peak)[:, :, taught]
+        self.noise[:, :, taught] = np.inf
 
     def flagged(self) -> Flags:
         """Which series are inside an episode whose level is not accepted yet."""
@@ -146,7 +177,7 @@ class Memory:
     def to_bytes(self, names: Sequence[Name]) -> bytes:
         """Compact form, with the names of the series."""
         text = json.dumps([list(self.excess.shape), [list(name) for name in names]]).encode()
-        arrays = [self.excess.astype("<f8"), self.noise.astype("<f8"), self.open_hours, self.quiet]
+        arrays = [a.astype("<f8") for a in (self.excess, self.noise, self.peak)] + [self.open_hours, self.quiet]
         return zlib.compress(struct.pack("<I", len(text)) + text + b"".join(a.tobytes() for a in arrays), 1)
 
     @classmethod
@@ -156,19 +187,18 @@ class Memory:
         (size,) = struct.unpack_from("<I", body)
         shape, stored = json.loads(body[4 : 4 + size])
         cells, at = int(np.prod(shape)), 4 + size
-        excess = np.frombuffer(body, "<f8", cells, at).reshape(shape)
-        noise = np.frombuffer(body, "<f8", cells, at + 8 * cells).reshape(shape)
-        open_hours = np.frombuffer(body, "<i4", shape[2], at + 16 * cells)
-        quiet = np.frombuffer(body, "<i4", shape[2], at + 16 * cells + 4 * shape[2])
+        floats = np.frombuffer(body, "<f8", 3 * cells, at).reshape(3, *shape)
+        counts = np.frombuffer(body, "<i4", 2 * shape[2], at + 24 * cells).reshape(2, shape[2])
         found = [tuple(name) for name in stored]
         if found == list(names):
-            return cls(excess, noise, open_hours, quiet)
+            return cls(*floats, *counts)
         where = {name: i for i, name in enumerate(found)}
         memory = cls.blank(shape[0], shape[1], len(names))
         to = [j for j, name in enumerate(names) if name in where]
         of = [where[names[j]] for j in to]
-        memory.excess[:, :, to], memory.noise[:, :, to] = excess[:, :, of], noise[:, :, of]
-        memory.open_hours[to], memory.quiet[to] = open_hours[of], quiet[of]
+        for mine, theirs in zip((memory.excess, memory.noise, memory.peak), floats, strict=True):
+            mine[:, :, to] = theirs[:, :, of]
+        memory.open_hours[to], memory.quiet[to] = counts[0][of], counts[1][of]
         return memory
 
 

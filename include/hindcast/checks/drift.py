@@ -9,7 +9,7 @@ import numpy as np
 from hindcast.checks.run import Result, Run
 from hindcast.drift import statistics
 from hindcast.drift.baseline import TIERS, Totals, comparisons, needed_hours
-from hindcast.drift.policy import EFFECT_FLOOR, LEAST_ROWS, Decision, Series, decide, series_of
+from hindcast.drift.policy import EFFECT_FLOOR, LEAST_ROWS, Decision, Series, decide, pseudo_hours, series_of
 from hindcast.profile.profile import INVALID, NULL, Profile, Sparse
 from hindcast.profile.scan import MISSING
 from hindcast.results import tables
@@ -39,6 +39,7 @@ def check(run: Run) -> Result:
         compared,
         list(past.values()),
         budget_per_week=run.model.drift.budget_false_alarms_per_week,
+        pseudo=_pseudo(run, series),
     )
     run.memories["drift"] = {**past, run.window.start: memory}
     rows = _rows(run, compared, decisions, pulled["model_version"]) if pulled["rows"] else []
@@ -65,6 +66,14 @@ def reference_totals(run: Run) -> Totals:
     content = run.reference.profile.to_bytes()
     totals.add(Sparse.from_bytes(content, run.reference.bins))
     return totals
+
+
+def _pseudo(run: Run, series: Sequence[Series]) -> Memory:
+    held: dict[str, Memory] = run.memories.setdefault("pseudo", {})
+    digest = run.reference.digest
+    if digest not in held:
+        held[digest] = pseudo_hours(series, run.reference.spans, run.memories.setdefault("reference", reference_totals(run)))
+    return held[digest]
 
 
 def _comparisons(
@@ -126,7 +135,8 @@ def _finding(run: Run, decision: Decision) -> dict[str, Any]:
     return {
         **run.key,
         "check": "drift",
-        "kind": "drift",
+        # A feature that goes missing is one alert, whether a limit or its own history noticed.
+        "kind": "quality" if decision.series.kind == "missing" else "drift",
         "subject": decision.series.column.removeprefix("feature_"),
         "segment": "*",
         "metric": metric,

@@ -39,6 +39,13 @@ BY_TASK = {
     "regression": ("mean_absolute_error", "root_mean_squared_error", "mean_absolute_percentage_error", "r2"),
 }
 SERVICE = ("latency_p50_ms", "latency_p95_ms", "latency_p99_ms", "request_count", "error_rate")
+# Precision, F1 and average precision follow the share of positives, which is no fault of the model: they are shown, and
+# judged only where the model file asks for them.
+_JUDGED = {
+    "binary": ("accuracy", "recall", "roc_auc", "brier_score_loss", "log_loss"),
+    "multiclass": ("accuracy", "log_loss"),
+    "regression": ("mean_absolute_error", "root_mean_squared_error"),
+}
 _JUDGED_SERVICE = ("latency_p95_ms", "error_rate")
 
 
@@ -49,6 +56,8 @@ def check(run: Run) -> Result:
     degraded: set[str] = set()
     facts: dict[str, Any] = {}
     for window, age, moment in evaluations(run):
+        for earlier in _unjudged(run, window, age, moment):
+            writes += _Part(run, earlier, age, earlier.end + settle(run.model) + timedelta(hours=age), silent=True).writes()
         part = _Part(run, window, age, moment)
         if part.facts is None and window != run.window:
             continue
@@ -73,10 +82,29 @@ def evaluations(run: Run) -> list[tuple[Window, int, datetime]]:
     return sorted(found)
 
 
-class _Part:
-    """One window at one label age: rows, findings, memory."""
+def _unjudged(run: Run, window: Window, age: int, moment: datetime) -> list[Window]:
+    """Windows of the two weeks before that were pulled and never judged at this age, oldest first: history to learn from."""
+    series, table, key = f"performance@{age}", tables.windows, {"model_name": run.model.model}
+    known: set[datetime] = run.memories.setdefault(f"{series} known", set())
+    first, last = window.start - REMEMBERED * HOUR, window.start
+    ripe = moment - settle(run.model) - timedelta(hours=age + 1)
+    where = (table.c.window_start >= first, table.c.window_start < last, table.c.window_start <= ripe, table.c.rows > 0)
+    pulled = {row["window_start"] for row in run.store.rows(table, *where, columns=("window_start",), **key)}
+    if not pulled <= known:
+        memory = tables.memory
+        where = (memory.c.window_start >= first, memory.c.window_start < last)
+        rows = run.store.rows(memory, *where, columns=("window_start",), check=series, **key)
+        known |= {row["window_start"] for row in rows}
+    missing = sorted(pulled - known)
+    known |= {*missing, window.start}
+    return [Window(start) for start in missing]
 
-    def __init__(self, run: Run, window: Window, age: int, moment: datetime) -> None:
+
+class _Part:
+    """One window at one label age: rows, findings, memory; `silent` raises nothing and only learns."""
+
+    def __init__(self, run: Run, window: Window, age: int, moment: datetime, *, silent: bool = False) -> None:
+        self.silent = silent
         self.run, self.window, self.age, self.moment = run, window, age, moment
         self.key = {"model_name": run.model.model, "window_start": window.start}
         self.facts = read_facts(run, window)
@@ -119,7 +147,7 @@ class _Part:
         if evaluation is None:
             return
         settings, task = run.model.performance, run.model.task
-        metrics = [m for m in (settings.metrics or BY_TASK[task]) if m in BY_TASK[task]]
+        metrics = [m for m in (settings.metrics or _JUDGED[task]) if m in BY_TASK[task]]
         self.names = [("*", metric) for metric in metrics]
         self.names += [(segment, PRIMARY[task]) for segment in evaluation.segments]
         if self.age == 0:
@@ -135,7 +163,7 @@ class _Part:
             self.names,
             threshold=settings.threshold,
             critical=settings.critical,
-            budget_per_week=run.model.drift.budget_false_alarms_per_week,
+            budget_per_week=1e-9 if self.silent else run.model.drift.budget_false_alarms_per_week,
         )
         run.memories[self._series] = (tuple(self.names), {**past, self.window.start: self.memory})
         self.verdicts = {(*v.pair.name, v.pair.scale): v for v in verdicts}  # type: ignore[misc]

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
+import io
 import json
+import zlib
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from hindcast.errors import SourceMissing, SourceUnreadable
 from hindcast.infer import infer_features
 from hindcast.profile import files
 from hindcast.profile.fit import feature_columns, fit_bins, kind_of
+from hindcast.profile.profile import Sparse
 from hindcast.profile.scan import Scanner
 from hindcast.results import tables
 from hindcast.sources.folder import parquet_files
@@ -21,14 +27,14 @@ from hindcast.sources.folder import parquet_files
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    import pyarrow.parquet as pq
-
     from hindcast.config import Feature, ModelFile
     from hindcast.profile.bins import Bins
     from hindcast.profile.profile import Profile
     from hindcast.results.sql import Store
     from hindcast.sources.base import Source
 
+# A reference is taken to span two months of hours: pieces of it stand for hours until real ones are known.
+_HOURS, _LEAST_ROWS, _MOST_ROWS, _SPANS = 1440, 25, 5000, 4
 _held: dict[tuple[str, str, str], Reference] = {}
 
 
@@ -36,12 +42,14 @@ _held: dict[tuple[str, str, str], Reference] = {}
 class Reference:
     """Training data, or a range of past windows, as a profile.
 
-    `features` are those of the model file, or inferred from the reference where the model file names none.
+    `features` are those of the model file, or inferred from the reference where the model file names none. `spans` are runs of
+    pieces of it, each about as large as an hour: how much an hour may differ from the whole.
     """
 
     digest: str
     profile: Profile
     features: Mapping[str, Feature]
+    spans: Sequence[Sequence[Sparse]]
 
     @property
     def bins(self) -> Bins:
@@ -64,20 +72,23 @@ def load_reference(model: ModelFile, store: Store, logs: Source | None) -> Refer
         return held
     rows = store.rows(tables.references, model_name=model.model, reference_digest=digest)
     if rows:
-        profile = files.load(rows[0]["profile"])
+        profile, pieces = files.load(rows[0]["profile"]), rows[0]["pieces"]
     else:
         profile = fit(model, opened)
+        pieces = _pieces(profile.bins, opened)
         row = {
             "model_name": model.model,
             "reference_digest": digest,
             "bins_digest": profile.bins.digest,
             "rows": profile.rows,
             "profile": files.export(profile),
+            "pieces": pieces,
             "fitted_at": datetime.now(UTC),
         }
         with store.transaction() as connection:
             store.replace(connection, tables.references, [row], model_name=model.model, reference_digest=digest)
-    reference = Reference(digest, profile, model.features or infer_features(profile))
+    features = model.features or infer_features(profile)
+    reference = Reference(digest, profile, features, _spans(pieces, profile.bins))
     _held[store.url, model.model, digest] = reference
     return reference
 
@@ -96,6 +107,41 @@ def fit(model: ModelFile, opened: Sequence[pq.ParquetFile]) -> Profile:
         message = f"reference of {model.model}: cannot be read: {error}"
         raise SourceUnreadable(message) from error
     return scanner.profile
+
+
+def _pieces(bins: Bins, opened: Sequence[pq.ParquetFile]) -> bytes:
+    """Profiles of `_SPANS` runs of 24 consecutive pieces, spread over the reference in row order."""
+    prefix, _ = feature_columns(list(dict.fromkeys(name for file in opened for name in file.schema_arrow.names)))
+    total = sum(file.metadata.num_rows for file in opened)
+    rows = int(np.clip(total // _HOURS, _LEAST_ROWS, _MOST_ROWS))
+    starts = np.linspace(0, max(total - 24 * rows, 0), _SPANS).astype(int).tolist()
+    found, at = [], 0
+    for file in opened:
+        for group in range(file.num_row_groups):
+            size = file.metadata.row_group(group).num_rows
+            inside = [s + k * rows for s in starts for k in range(24) if at <= s + k * rows and s + (k + 1) * rows <= at + size]
+            if inside:
+                table = file.read_row_group(group)
+                for start in inside:
+                    found.append((start, _profile_of(bins, table.slice(start - at, rows), prefix)))
+            at += size
+    known = dict(found)
+    spans = [[known[s + k * rows] for k in range(24) if s + k * rows in known] for s in starts]
+    content = [[base64.b64encode(piece).decode() for piece in span] for span in spans]
+    return zlib.compress(json.dumps(content).encode(), 1)
+
+
+def _profile_of(bins: Bins, table: pa.Table, prefix: str) -> bytes:
+    buffer = io.BytesIO()
+    pq.write_table(table, buffer)
+    scanner = Scanner(bins, prefix=prefix)
+    scanner.read(pq.ParquetFile(buffer))
+    return scanner.profile.to_bytes()
+
+
+def _spans(content: bytes, bins: Bins) -> list[list[Sparse]]:
+    spans = json.loads(zlib.decompress(content))
+    return [[Sparse.from_bytes(base64.b64decode(piece), bins) for piece in span] for span in spans]
 
 
 def _kinds(model: ModelFile, opened: Sequence[pq.ParquetFile], columns: Mapping[str, str]) -> dict[str, str]:

@@ -18,22 +18,31 @@ if TYPE_CHECKING:
 
     Row = dict[str, Any]
 
+# Quiet hours of the night lie between an episode and the windows that resolve it.
+_REACH_HOURS = 72
+
 
 def check(run: Run) -> Result:
-    """Fold every finding of the model; only what changed gets a new diagnosis."""
+    """Fold the findings since the oldest episode that can still change; only what changed gets a new diagnosis."""
     name = run.model.model
     published = run.store.rows(tables.alerts, model_name=name)
-    findings = run.store.rows(tables.findings, model_name=name)
-    folded = alerts.fold(findings, _judged(run), published)
+    horizon = _horizon(run, published)
+    settled = [a for a in published if a["resolved_at"] is not None and a["resolved_at"] <= horizon]
+    open_ = [a for a in published if a not in settled]
+    table = tables.findings
+    findings = run.store.rows(table, table.c.window_start >= horizon, model_name=name)
+    folded = alerts.fold(findings, _judged(run, horizon), open_)
+    every = sorted([*settled, *folded], key=lambda a: (a["opened_at"], a["kind"], a["subject"]))
     before = {row["incident_id"]: row for row in run.store.rows(tables.incidents, affected_model=name)}
     rows = []
-    for members in incidents.group(folded):
+    for members in incidents.group(every):
         row = incidents.incident_of(members)
         for alert in members:
             alert["incident_id"] = row["incident_id"]
         rows.append(_with_diagnosis(run, row, members, before.get(row["incident_id"]), published))
+    replaced = [a["alert_id"] for a in (*open_, *folded)]
     writes = (
-        ("alerts", {"model_name": name}, folded),
+        ("alerts", {"model_name": name, "alert_id": replaced}, folded),
         ("incidents", {"affected_model": name}, rows),
     )
     firing = [a for a in folded if a["state"] == "firing"]
@@ -46,6 +55,15 @@ def check(run: Run) -> Result:
     return Result("triage", "ok", "", writes, facts)
 
 
+def _horizon(run: Run, published: Sequence[Row]) -> datetime:
+    """Onset of the oldest episode that this window's findings may touch; what was resolved before stands as it is."""
+    horizon = run.window.start - (max(run.model.performance.label_ages_hours) + _REACH_HOURS) * HOUR
+    for alert in sorted(published, key=lambda a: a["opened_at"], reverse=True):
+        if alert["resolved_at"] is None or alert["resolved_at"] > horizon:
+            horizon = min(horizon, alert["opened_at"] - HOUR)
+    return horizon
+
+
 def _counted(firing: Sequence[Row]) -> dict[str, int]:
     counted: dict[str, int] = {}
     for alert in firing:
@@ -54,7 +72,7 @@ def _counted(firing: Sequence[Row]) -> dict[str, int]:
     return dict(sorted(counted.items()))
 
 
-def _judged(run: Run) -> Mapping[tuple[str, int], list[datetime]]:
+def _judged(run: Run, since: datetime) -> Mapping[tuple[str, int], list[datetime]]:
     """Windows that each check judged and that were not empty, by check and label age."""
     windows, outcomes, checks = tables.windows, tables.outcomes, tables.checks
     name = run.model.model
@@ -62,17 +80,17 @@ def _judged(run: Run) -> Mapping[tuple[str, int], list[datetime]]:
         filled = {
             row[0]
             for row in connection.execute(
-                select(windows.c.window_start).where(windows.c.model_name == name, windows.c.rows > 0)
+                select(windows.c.window_start).where(windows.c.model_name == name, windows.c.rows > 0, windows.c.window_start >= since)
             )
         }
         done = connection.execute(
             select(checks.c.check, checks.c.window_start)
-            .where(checks.c.model_name == name, checks.c.status != "error")
+            .where(checks.c.model_name == name, checks.c.window_start >= since, checks.c.status != "error")
             .order_by(checks.c.window_start)
         ).all()
         aged = connection.execute(
             select(outcomes.c.label_age_hours, outcomes.c.window_start)
-            .where(outcomes.c.model_name == name)
+            .where(outcomes.c.model_name == name, outcomes.c.window_start >= since)
             .order_by(outcomes.c.window_start)
         ).all()
     judged: dict[tuple[str, int], list[datetime]] = {}

@@ -16,15 +16,16 @@ from scipy import special
 
 from hindcast import spread
 from hindcast.drift import statistics
-from hindcast.drift.baseline import SCALES, TIERS
+from hindcast.drift.baseline import SCALES, TIERS, Totals
 from hindcast.profile.profile import NEW, NULL
 from hindcast.spread import REMEMBERED, Memory, stacked
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from hindcast.drift.baseline import Comparison, Totals
+    from hindcast.drift.baseline import Comparison
     from hindcast.profile.bins import Bins
+    from hindcast.profile.profile import Sparse
 
     Floats = np.ndarray[tuple[int, ...], np.dtype[np.float64]]
 
@@ -146,6 +147,7 @@ def decide(
     remembered: Sequence[Memory],
     *,
     budget_per_week: float,
+    pseudo: Memory | None = None,
 ) -> tuple[list[Decision], Memory]:
     """Decide about every series of one hour, and what to remember of it.
 
@@ -158,6 +160,8 @@ def decide(
         Of the hours before, oldest first; the last `REMEMBERED` count.
     budget_per_week : float
         False alarms a week that all series and scales of the model may raise together.
+    pseudo : Memory, optional
+        How much pieces of the reference differ from the whole of it (`pseudo_hours`), as if they had been hours.
 
     Returns
     -------
@@ -167,6 +171,7 @@ def decide(
     past = remembered[-REMEMBERED:]
     excess, noise = stacked(past, memory)
     alpha = budget_per_week / (168 * len(SCALES) * max(len(series), 1))
+    usual = _usual_spread(compared)
     decided: dict[tuple[int, int], Decision] = {}
     for comparison in sorted(compared, key=lambda c: TIERS.index(c.tier)):
         t, s = TIERS.index(comparison.tier), SCALES.index(comparison.scale)
@@ -176,7 +181,10 @@ def decide(
         learnt = np.isfinite(excess[:, t, s]).sum(axis=0) >= LEARNT[comparison.tier]
         open_ = [j for j in range(len(series)) if (s, j) not in decided and learnt[j] and np.isfinite(measured.stat[j])]
         if open_:
-            judge = _Judge(comparison, measured, excess[:, t, s], noise[:, t, s], alpha)
+            seen = (excess[:, t, s], noise[:, t, s])
+            if comparison.tier == "reference" and pseudo is not None:
+                seen = (np.concatenate([seen[0], pseudo.excess[:, s]]), np.concatenate([seen[1], pseudo.noise[:, s]]))
+            judge = _Judge(comparison, measured, *seen, alpha, usual)
             for j in open_:
                 decided[s, j] = judge.decision(j, series[j])
     drifted = np.zeros(len(series), bool)
@@ -186,13 +194,54 @@ def decide(
     return [decided[key] for key in sorted(decided)], memory
 
 
+def pseudo_hours(series: Sequence[Series], spans: Sequence[Sequence[Sparse]], reference: Totals) -> Memory:
+    """How much pieces of the reference, in row order, differ from the whole of it.
+
+    Parameters
+    ----------
+    spans : sequence of sequences of Sparse
+        Runs of consecutive pieces of the reference, each piece about as large as an hour.
+
+    Returns
+    -------
+    Memory with a first axis of pieces instead of tiers: (n_pieces, n_scales, n_series).
+    """
+    pieces = [(span, k) for span in spans for k in range(len(span))]
+    memory = Memory.blank(max(len(pieces), 1), len(SCALES), len(series))
+    for row, (span, k) in enumerate(pieces):
+        for s, scale in enumerate(SCALES):
+            if (k + 1) % scale == 0:
+                current = Totals(reference.bins)
+                for piece in span[k + 1 - scale : k + 1]:
+                    current.add(piece)
+                measured = distances(series, current, reference)
+                memory.excess[row, s] = measured.stat - measured.median * measured.noise
+                memory.noise[row, s] = measured.noise
+    return memory
+
+
+def _usual_spread(compared: Sequence[Comparison]) -> Floats:
+    """Standard deviation of every numeric column in the reference."""
+    reference = next((c.baseline for c in compared if c.tier == "reference"), None)
+    if reference is None:
+        return np.zeros(0)
+    bins = reference.bins
+    return statistics.binned_std(bins.padded_edges, reference.numeric[:, : bins.width], reference.values)
+
+
 class _Judge:
     """Thresholds of one comparison."""
 
     def __init__(
-        self, comparison: Comparison, measured: Distances, excess: Floats, noise: Floats, alpha: float
+        self,
+        comparison: Comparison,
+        measured: Distances,
+        excess: Floats,
+        noise: Floats,
+        alpha: float,
+        usual: Floats,
     ) -> None:
-        self.comparison, self.measured = comparison, measured
+        self.comparison, self.measured, self.usual = comparison, measured, usual
         tier = comparison.tier
         tau2 = spread.benign_spread(
             excess, noise, blocks=comparison.blocks, scale=comparison.scale, least=LEAST_TAU[tier]
@@ -203,8 +252,7 @@ class _Judge:
             spread.chi2_quantile(alpha, np.maximum(measured.df, 1.0)),
         )
         self.limit = spread.threshold(chance, measured.noise, tau2, alpha)
-        record = np.where(np.isfinite(excess), excess, 0.0).max(axis=0, initial=0.0)
-        self.limit = np.maximum(self.limit, spread.RECORD_MARGIN * record + measured.median * measured.noise)
+        self.limit = np.maximum(self.limit, spread.record(excess) + measured.median * measured.noise)
 
     def decision(self, j: int, series: Series) -> Decision:
         """Compare statistic with threshold, and effect with its floor."""
@@ -214,7 +262,7 @@ class _Judge:
         if series.kind == "ks" and limit >= 1:
             drifted, reason = None, "its hours differ among themselves as much as any two samples can: no test has power"
         elif stat > limit:
-            effect, floor = _effect(series, comparison), EFFECT_FLOOR[scale]
+            effect, floor = _effect(series, comparison, self.usual), EFFECT_FLOOR[scale]
             if series.kind in {"missing", "new"}:
                 floor = RATIO_FLOOR
                 enough = abs(effect) * self.measured.rows[j] >= RATIO_ROWS
@@ -229,15 +277,16 @@ class _Judge:
         )  # fmt: skip
 
 
-def _effect(series: Series, comparison: Comparison) -> float:
+def _effect(series: Series, comparison: Comparison, usual: Floats) -> float:
     """How large a change is, in units that people know: σ, Jensen-Shannon distance, or points of a ratio."""
     now, then, bins = comparison.current, comparison.baseline, comparison.current.bins
     i = series.at
     if series.kind == "ks":
         edges = bins.padded_edges[i]
         before, after = then.numeric[i, : bins.width], now.numeric[i, : bins.width]
-        scale = statistics.binned_std(edges, before, then.values[i])
-        scale = float(scale) or float(statistics.binned_std(edges, after, now.values[i])) or 1.0
+        # Rain after two dry weeks is infinitely many σ of these weeks: a quarter of the reference's σ is the least.
+        spreads = (statistics.binned_std(edges, before, then.values[i]), usual[i] / 4)
+        scale = max(float(np.nan_to_num(s)) for s in spreads) or 1.0
         return float(
             statistics.wasserstein_normalized(edges, before, then.values[i], after, now.values[i], scale=scale)
         )

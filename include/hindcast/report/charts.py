@@ -12,7 +12,7 @@ from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 from hindcast.metrics import METRICS
-from hindcast.report.words import because, number, percent, plain, share
+from hindcast.report.words import because, interval, number, percent, plain, share
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -146,7 +146,7 @@ def _lines(version: str, rows: Sequence[Row], starts: Sequence[datetime], colour
         "lines+markers",
         x=x,
         y=[row and row["value"] for row in found],
-        name=f"version {label(version)}",
+        name="all versions" if version == "*" else f"version {label(version)}",
         legendgroup=label(version),
         showlegend=True,
         line={"color": colour, "width": 1.5},
@@ -160,20 +160,21 @@ def _lines(version: str, rows: Sequence[Row], starts: Sequence[datetime], colour
 
 
 def _symbol(row: Row | None, symbol: str) -> str:
-    """Open where the number is estimated without labels."""
-    return f"{symbol}-open" if row and row["estimated"] else symbol
+    """Open where the number is estimated without labels, or from too few of them."""
+    return f"{symbol}-open" if row and (row["estimated"] or row["status"] != "ok") else symbol
 
 
 def _hover(row: Row) -> str:
-    band = f" ({number(row['lower'])} to {number(row['upper'])})" if row["lower"] is not None else ""
+    band = "" if row["lower"] is None and row["upper"] is None else f" ({interval(row)})"
     change = (
         f"<br>baseline {number(row['baseline'])}, {percent(row['change_percent'])}"
         if row["baseline"] is not None
         else ""
     )
+    weak = "" if row["status"] == "ok" else f"<br>{label(because(row), limit=120)}"
     kind = "estimated without labels" if row["estimated"] else f"label age {row['label_age_hours']} h"
     labelled = "" if row["label_coverage"] is None else f", {share(row['label_coverage'])} labelled"
-    return f"{band}{change}<br>n {number(row['n'])}, {kind}{labelled}<br>version {label(row['model_version'])}"
+    return f"{band}{change}<br>n {number(row['n'])}, {kind}{labelled}<br>version {label(row['model_version'])}{weak}"
 
 
 def _band(found: Sequence[Row | None], starts: Sequence[datetime], colour: str) -> Figure:
@@ -377,4 +378,4 @@ def _reach(row: Row, side: str) -> float:
 
 
 def _interval(row: Row) -> str:
-    return "" if row["lower"] is None else f" ({number(row['lower'])} to {number(row['upper'])}), n {number(row['n'])}"
+    return f" ({interval(row)}), n {number(row['n'])}"

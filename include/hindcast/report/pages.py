@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 from hindcast import __version__
 from hindcast.errors import UsageError
 from hindcast.report import sections, words
-from hindcast.report.reading import Period, expected_checks, read
+from hindcast.report.reading import Period, begun, expected_checks, read
 from hindcast.report.verdict import check_states, gaps, shown_alerts, verdict
 
 if TYPE_CHECKING:
@@ -104,7 +104,7 @@ def _page(
     if data_docs is not None and (data_docs.startswith("/") or any(urlsplit(data_docs)[:2])):
         message = f"data_docs: got {data_docs!r}; allowed: a path relative to the page"
         raise UsageError(message)
-    period = Period(start, end, end - timedelta(days=history_days))
+    period = begun(store, model, Period(start, end, end - timedelta(days=history_days)))
     return _render(_context(model, period, read(store, model, period)), data_docs)
 
 
@@ -112,7 +112,8 @@ def _context(model: ModelFile, period: Period, rows: Read) -> dict[str, Any]:
     """Everything that the template shows."""
     alerts = shown_alerts(rows, period)
     n = sum(window["rows"] for window in rows.windows)
-    judged = f"{', '.join(expected_checks(model))} of {words.counted(n, 'row')}"
+    checks = [check for check in expected_checks(model) if check != "triage"]
+    judged = f"{', '.join(checks)} of {words.counted(n, 'row')}"
     columns = ("model_version", "config_digest", "manifest_digest")
     return {
         "model": model,
@@ -147,6 +148,7 @@ _FILTERS = (
     "counted",
     "details",
     "duration",
+    "interval",
     "number",
     "percent",
     "plain",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import or_
@@ -11,6 +11,7 @@ from hindcast.results import tables
 from hindcast.window import HOUR, hours
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from datetime import datetime
 
     from sqlalchemy import ColumnElement, Table
@@ -18,11 +19,11 @@ if TYPE_CHECKING:
     from hindcast.config import ModelFile
     from hindcast.results.sql import Row, Store
 
-CHECKS = ("quality", "drift", "performance", "importance")
-# One statistic per kind of feature: the one that the alert policy judges.
-JUDGED_DRIFT = ("ks_statistic", "phi_squared")
+CHECKS = ("pull", "quality", "drift", "performance", "importance", "triage")
+# What a feature is shown by: the first of these that it has. All of them are bounded, so that features can be compared.
+DRIFT_MEASURES = ("ks_statistic", "phi_squared", "jensen_shannon_distance")
 SMALL_MULTIPLES = ("roc_auc", "latency_p95_ms", "request_count", "error_rate")
-_PAST_DRIFT = ("window_start", "feature", "baseline", "value", "threshold", "drifted", "status", "reason")
+_PAST_DRIFT = ("window_start", "feature", "baseline", "metric", "value", "threshold", "drifted", "status", "reason")
 
 
 @dataclass(frozen=True)
@@ -67,14 +68,24 @@ def primary_metric(model: ModelFile) -> str:
 
 
 def expected_checks(model: ModelFile) -> list[str]:
-    """Name the checks that should have run: importance needs a model artifact."""
-    return [check for check in CHECKS if check != "importance" or model.explain.model]
+    """Name the checks that should have judged the rows: importance needs a model artifact."""
+    return [check for check in CHECKS if check != "pull" and (check != "importance" or model.explain.model)]
 
 
-def judged_drift(rows: list[Row]) -> list[Row]:
-    """Rows that the alert policy decides on: seasonal ones, or the reference's as long as there are none."""
-    judged = [row for row in rows if row["metric"] in JUDGED_DRIFT]
-    return [row for row in judged if row["baseline"] == "seasonal"] or judged
+def measured_drift(rows: list[Row]) -> list[Row]:
+    """Keep one drift row per feature, hour and baseline: of the first of `DRIFT_MEASURES` that the feature has."""
+    order = {metric: place for place, metric in enumerate(DRIFT_MEASURES)}
+    best: dict[str, int] = {}
+    for row in rows:
+        place = order.get(row["metric"], len(order))
+        best[row["feature"]] = min(place, best.get(row["feature"], place))
+    return [row for row in rows if order.get(row["metric"]) == best[row["feature"]]]
+
+
+def deciding_drift(rows: list[Row]) -> list[Row]:
+    """Rows of the baseline that decides: the seasonal one, or the reference as long as there is none."""
+    measured = measured_drift(rows)
+    return [row for row in measured if row["baseline"] == "seasonal"] or measured
 
 
 def mature(rows: list[Row]) -> list[Row]:
@@ -89,6 +100,14 @@ def mature(rows: list[Row]) -> list[Row]:
 
 def _maturity(row: Row) -> tuple[bool, int]:
     return row["value"] is not None, row["label_age_hours"]
+
+
+def begun(store: Store, model: ModelFile, period: Period) -> Period:
+    """Let the charts begin with the model's first hour that had predictions, if that is later."""
+    windows = tables.windows
+    within = (windows.c.window_start >= period.history_start, windows.c.window_start < period.start, windows.c.rows > 0)
+    past = store.rows(windows, *within, columns=("window_start",), model_name=model.model)
+    return replace(period, history_start=min((row["window_start"] for row in past), default=period.start))
 
 
 def read(store: Store, model: ModelFile, period: Period) -> Read:
@@ -119,11 +138,21 @@ def read(store: Store, model: ModelFile, period: Period) -> Read:
         performance=mature(rows(perform, or_(perform.c.segment == "*", perform.c.metric == primary))),
         past_performance=mature(past(perform, perform.c.metric.in_([primary, *SMALL_MULTIPLES]))),
         drift=rows(drift, segment="*", scale_hours=1),
-        past_drift=past(drift, drift.c.metric.in_(JUDGED_DRIFT), drift.c.scale_hours == 1, columns=_PAST_DRIFT),
+        past_drift=_past_drift(past),
         importance=rows(tables.importance),
         quality=rows(tables.quality),
         bins=sorted({row["bins_digest"] for row in rows(tables.profiles, columns=("bins_digest",))}),
     )
+
+
+def _past_drift(past: Callable[..., list[Row]]) -> list[Row]:
+    """One row per feature, hour and baseline; the last resort is read only for features that have nothing better."""
+    drift, hourly = tables.drift, tables.drift.c.scale_hours == 1
+    *better, last = DRIFT_MEASURES
+    found = past(drift, hourly, drift.c.metric.in_(better), columns=_PAST_DRIFT)
+    known = {row["feature"] for row in found}
+    others = past(drift, hourly, drift.c.metric == last, drift.c.feature.not_in(known), columns=_PAST_DRIFT)
+    return measured_drift(found + others)
 
 
 def _alerts(store: Store, model: ModelFile, period: Period) -> list[Row]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from hindcast.metrics import METRICS
 from hindcast.report import charts
-from hindcast.report.reading import SMALL_MULTIPLES, judged_drift, primary_metric
+from hindcast.report.reading import SMALL_MULTIPLES, deciding_drift, primary_metric
 from hindcast.report.words import because, counted, number, percent, plain
 
 if TYPE_CHECKING:
@@ -62,6 +62,10 @@ def performance(model: ModelFile, period: Period, read: Read, alerts: Sequence[R
     def harm(row: Row) -> float:
         return _harm(model, row)
 
+    def evident_harm(row: Row) -> float:
+        # A segment of three rows may change by anything; one whose interval excludes the baseline did change.
+        return harm(row) + (1e6 if harm(row) > 0 and _excludes_baseline(row) else 0)
+
     order = {metric: place for place, metric in enumerate((primary, *METRICS))}
     metrics = worst_hours(of_all, ("metric", "model_version"), harm)
     return {
@@ -69,10 +73,15 @@ def performance(model: ModelFile, period: Period, read: Read, alerts: Sequence[R
         "charts": [chart for chart in drawn if chart["figure"] or chart["metric"] == primary],
         "metrics": sorted(metrics, key=lambda row: (order.get(row["metric"], len(order)), row["metric"])),
         "segments": worst_hours(
-            (row for row in segments if row["change_percent"] is not None), ("segment", "model_version"), harm
+            (row for row in segments if row["change_percent"] is not None), ("segment", "model_version"), evident_harm
         ),
         "segments_unjudged": _reasons(row for row in segments if row["change_percent"] is None),
     }
+
+
+def _excludes_baseline(row: Row) -> bool:
+    below = row["upper"] is not None and row["upper"] < row["baseline"]
+    return below or (row["lower"] is not None and row["lower"] > row["baseline"])
 
 
 def _harm(model: ModelFile, row: Row) -> float:
@@ -93,22 +102,17 @@ def _metric(metric: str, period: Period, read: Read, spans: Sequence[Row], *, pr
 def _said_of_metric(rows: Sequence[Row], period: Period) -> str:
     """One sentence instead of the chart: where the metric stands, and between what it moved."""
     values = [row for row in rows if row["value"] is not None]
+    # An hour with one label in fifty is drawn, but it is not where the metric stands.
+    values = [row for row in values if row["status"] == "ok"] or values
     if not values:
         return f"No hour has a value{f' ({plain(because(rows[-1]))})' if rows else ''}."
     last, low, high = values[-1], min(row["value"] for row in values), max(row["value"] for row in values)
-    stale = (
-        f" at {last['window_start']:%d %b %H:%M} UTC, the last hour that has it"
-        if last["window_start"] < period.start
-        else ""
-    )
-    change = (
-        f", {percent(last['change_percent'])} against the baseline {number(last['baseline'])}"
-        if last["baseline"] is not None
-        else ""
-    )
-    return (
-        f"{number(last['value'])}{stale}{change}; {number(low)} to {number(high)} over {counted(len(values), 'hour')}."
-    )
+    late = last["window_start"] < rows[-1]["window_start"] or last["window_start"] < period.start
+    at = f" at {last['window_start']:%d %b %H:%M} UTC, the last hour that could be judged" if late else ""
+    baseline = "" if last["baseline"] is None else f", baseline {number(last['baseline'])}"
+    change = "" if last["change_percent"] is None else f" ({percent(last['change_percent'])})"
+    reach = f"{number(low)} to {number(high)} over {counted(len(values), 'hour')}"
+    return f"{number(last['value'])}{at}{baseline}{change}; {reach}."
 
 
 def drift(period: Period, read: Read) -> Section:
@@ -120,7 +124,7 @@ def drift(period: Period, read: Read) -> Section:
         figure = charts.heat_map(rows, period.chart_hours, features[:MAX_FEATURES]) if rows else None
         said = _said_of_drift(rows, period, hidden=max(0, len(features) - MAX_FEATURES))
         maps.append({"baseline": baseline, "said": said, "figure": figure})
-    judged = judged_drift(read.drift)
+    judged = deciding_drift(read.drift)
     chosen = {id(row) for row in judged}
     others = [row for row in read.drift if id(row) not in chosen]
     key = ("feature", "baseline", "metric")
@@ -151,8 +155,9 @@ def _said_of_drift(rows: Sequence[Row], period: Period, hidden: int) -> str:
         return "No rows: nothing was compared with this baseline."
     now = [row for row in rows if row["window_start"] >= period.start]
     drifted = Counter(plain(row["feature"], limit=60) for row in now if row["drifted"])
-    unjudged = {row["feature"] for row in now if row["value"] is None}
-    names = ", ".join(f"{name} ({counted(n, 'hour')})" for name, n in drifted.most_common(5))
+    unjudged = {row["feature"] for row in now} - {row["feature"] for row in now if row["value"] is not None}
+    often = [f"{name} ({counted(n, 'hour')})" if period.hours > 1 else name for name, n in drifted.most_common(5)]
+    names = ", ".join(often) + (f" and {len(drifted) - len(often)} more" if len(drifted) > len(often) else "")
     said = (
         f"{counted(len(drifted), 'feature')} drifted in this period: {names}."
         if drifted
@@ -187,5 +192,5 @@ def quality(read: Read) -> Section:
     return {
         "rows": [row for row in worst if row["status"] != "ok"],
         "sound": [row for row in worst if row["status"] == "ok"],
-        "counts": sorted(counts.items(), key=lambda pair: (-_SOUND.get(pair[0], 3), -pair[1])),
+        "counts": sorted(counts.items(), key=lambda pair: (-_SOUND.get(pair[0], 3), -pair[1], pair[0])),
     }

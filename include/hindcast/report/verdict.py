@@ -10,7 +10,7 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from hindcast.report.reading import CHECKS, expected_checks, judged_drift, primary_metric
+from hindcast.report.reading import CHECKS, deciding_drift, expected_checks, primary_metric
 from hindcast.report.words import because, counted, duration, percent, plain, tally, title
 from hindcast.window import HOUR
 
@@ -84,8 +84,9 @@ def gaps(model: ModelFile, period: Period, read: Read) -> list[str]:
         return [*found, "no predictions were logged"]
     of_all = [row for row in read.performance if row["segment"] == "*" and row["metric"] == primary_metric(model)]
     evidence = {
+        "triage": read.windows,  # what it writes are the alerts; having run is all it owes
         "quality": read.quality,
-        "drift": judged_drift(read.drift),
+        "drift": deciding_drift(read.drift),
         "performance": of_all,
         "importance": read.importance,
     }
@@ -108,9 +109,10 @@ def _gap(check: str, states: Sequence[Row], rows: Sequence[Row]) -> str | None:
     mine = [state for state in states if state["check"] == check]
     if not mine:
         return f"{check} has not run"
-    for state in mine:
-        if state["status"] not in JUDGED:
-            return f"{check}: {plain(because(state))}"
+    lost = [state for state in mine if state["status"] not in JUDGED]
+    if any(state["status"] == "error" for state in lost) or 2 * len(lost) > len(mine):
+        often = f" (and so {len(lost)} of {len(mine)} hours)" if len(lost) > 1 else ""
+        return f"{check}: {plain(because(lost[0]))}{often}"
     if not rows:
         return f"{check} ran and wrote no results"
     unjudged = [because(row) for row in rows if row["status"] not in JUDGED]
@@ -136,12 +138,14 @@ def check_states(model: ModelFile, period: Period, read: Read) -> list[dict[str,
 
 def _state(name: str, rows: Sequence[Row], expected: int, absent: str) -> dict[str, Any]:
     missing = expected - len(rows)
-    reasons = Counter(row["reason"] for row in rows if row["reason"])
+    # Over a day the ordinary needs no words: a night without flights, a check that had nothing to do.
+    fine = {"ok", "empty"}
+    reasons = Counter(row["reason"] for row in rows if row["reason"] and (len(rows) == 1 or row["status"] not in fine))
     return {
         "name": name,
         "status": tally([row["status"] for row in rows]) if rows or missing else "nothing to check",
         "missing": "" if not missing else f"{absent} in {counted(missing, 'hour')}" if rows else absent,
-        "good": not missing and all(row["status"] == "ok" for row in rows),
+        "good": not missing and all(row["status"] in fine for row in rows),
         "as_of": max((row["as_of"] for row in rows), default=None),
         "reasons": [f"{plain(reason)} ({n} hours)" if n > 1 else plain(reason) for reason, n in reasons.most_common(5)],
     }

@@ -84,6 +84,22 @@ def share(value: float | None) -> str:
     return NOTHING if value is None else f"{number(100 * value)} %"
 
 
+def interval(row: Mapping[str, Any]) -> str:
+    """Write the 95 % interval of a row, of which one end may be unknown.
+
+    Examples
+    --------
+    >>> interval({"lower": 0.7, "upper": 0.912}), interval({"lower": 20.66, "upper": None})
+    ('0.7 to 0.912', '20.7 or more')
+    """
+    lower, upper = row["lower"], row["upper"]
+    if lower is not None and upper is not None:
+        return f"{number(lower)} to {number(upper)}"
+    if lower is not None:
+        return f"{number(lower)} or more"
+    return NOTHING if upper is None else f"{number(upper)} or less"
+
+
 def probability(value: float | None) -> str:
     """Write a p-value; below 0.001 the digits mean nothing.
 
@@ -161,8 +177,8 @@ def details(text: str | None) -> str:
 
     Examples
     --------
-    >>> details('{"scale_hours": 6, "why": null}'), details("as is"), details(None)
-    ('scale_hours: 6', 'as is', '')
+    >>> details('{"scales_hours": [1, 6], "why": null}'), details("as is"), details(None)
+    ('scales_hours: 1, 6', 'as is', '')
     """
     try:
         content = json.loads(text or "")
@@ -170,7 +186,16 @@ def details(text: str | None) -> str:
         content = None
     if not isinstance(content, dict):
         return plain(text or "", limit=500)
-    return "; ".join(f"{plain(key)}: {plain(value)}" for key, value in content.items() if value is not None)
+    # The alert policy's own words, where it left any, say all that the other keys do.
+    said = {key: content[key] for key in ("onset", "latest") if content.get(key)}
+    if said.get("latest") == said.get("onset"):
+        said.pop("latest", None)
+    content = said or content
+    return "; ".join(f"{plain(key)}: {_listed(value)}" for key, value in content.items() if value is not None)
+
+
+def _listed(value: object) -> str:
+    return ", ".join(plain(item) for item in value) if isinstance(value, list) else plain(value)
 
 
 def because(row: Mapping[str, Any]) -> str:

@@ -236,6 +236,7 @@ references = Table(
     Column("bins_digest", String, nullable=False),
     Column("rows", Integer, nullable=False),
     Column("profile", LargeBinary, nullable=False),
+    Column("pieces", LargeBinary, nullable=False),
     Column("fitted_at", Moment, nullable=False),
 )
 
