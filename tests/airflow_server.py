@@ -6,6 +6,7 @@ logs do not exist), and a file `broken.yaml` that is wrong.
 
 from __future__ import annotations
 
+import socket
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -32,6 +33,7 @@ class Watched:
 
     airflow: Airflow
     results: str
+    taken_port: int
 
 
 def rows(start: datetime, n: int, *, seed: int) -> pa.Table:
@@ -108,5 +110,7 @@ def running(folder: Path) -> Iterator[Watched]:
     write_models(folder / "models")
     results = f"sqlite:///{folder}/results/results.db"
     environment = {"HINDCAST_CONFIG": str(folder / "models"), "HINDCAST_RESULTS": results}
-    with Airflow(folder / "airflow", port=0, environment=environment) as airflow:
-        yield Watched(airflow, results)
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with Airflow(folder / "airflow", port, environment=environment) as airflow:
+            yield Watched(airflow, results, port)

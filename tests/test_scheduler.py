@@ -1,12 +1,16 @@
 """The DAGs in a real scheduler; every run is triggered first, so that they share one wait."""
 
+import subprocess
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
+from demo.airflow import COMPONENTS, Airflow, AirflowError
 from tests.airflow_server import FIRST_HOUR, LOGGED_HOURS, ROWS, Watched
 
 from hindcast.results import tables
 from hindcast.results.sql import Store
+from hindcast.tasks import CHECK_OF_TASK
 
 STEADY = "hindcast_hourly__steady"
 LOST = "hindcast_hourly__lost"
@@ -29,7 +33,7 @@ RUNS = {
     "window": (STEADY, {"window_start": hour(0)}),
     "range": (STEADY, {"window_start": hour(1), "window_end": hour(3), "only": ["performance"]}),
     "empty": (STEADY, {"window_start": f"{EMPTY_HOUR:%Y-%m-%dT%H}"}),
-    "nonsense": (STEADY, {"window_start": "yesterday"}),
+    "nonsense": (LOST, {"window_start": "yesterday"}),
     "lost": (LOST, {"window_start": hour(0)}),
     "broken": (BROKEN, {}),
 }
@@ -110,24 +114,33 @@ def test_the_schedule_checks_the_hour_before(watched: Watched, triggered: dict, 
     window = due.replace(minute=0) - timedelta(hours=1)
     row = store.rows(tables.windows, model_name="steady", window_start=window)[0]
     assert (row["status"], row["as_of"]) == ("empty", due)
+    # Only what the schedule checks is meant for the Pushgateway.
+    waiting = {row["check"]: row["window_start"] for row in store.rows(tables.outbox)}
+    assert waiting == dict.fromkeys(CHECK_OF_TASK.values(), window)
 
 
-def test_missing_logs_make_the_run_red_on_the_first_try(watched: Watched, triggered: dict) -> None:
+def test_missing_logs_make_the_run_red_on_the_first_try(watched: Watched, triggered: dict, store: Store) -> None:
     state, states = watched.airflow.wait(LOST, triggered["lost"])
     assert state == "failed"
-    expected = {"pull": "failed", "watcher": "failed"}
-    assert states == {task: expected.get(task, "upstream_failed") for task in GREEN}
+    assert states == {
+        "pull": "failed",
+        **dict.fromkeys(CHECKS, "upstream_failed"),
+        **dict.fromkeys(("triage", "push"), "skipped"),
+        "watcher": "failed",
+    }
     path = f"/dags/{LOST}/dagRuns/{triggered['lost']}/taskInstances/pull"
     assert watched.airflow.request("GET", path)["try_number"] == 1
     log = watched.airflow.task_log(LOST, triggered["lost"], "pull")
     assert "SourceMissing" in log
     assert "data/nowhere" in log
+    row = store.rows(tables.checks, model_name="lost", window_start=FIRST_HOUR, check="pull")[0]
+    assert (row["status"], "data/nowhere" in row["reason"]) == ("error", True)
 
 
 def test_a_form_that_makes_no_sense_says_why(watched: Watched, triggered: dict) -> None:
-    state, states = watched.airflow.wait(STEADY, triggered["nonsense"])
+    state, states = watched.airflow.wait(LOST, triggered["nonsense"])
     assert (state, states["pull"]) == ("failed", "failed")
-    log = watched.airflow.task_log(STEADY, triggered["nonsense"], "pull")
+    log = watched.airflow.task_log(LOST, triggered["nonsense"], "pull")
     assert "window_start: 'yesterday' is not a time; write it as 2013-04-16T15" in log
 
 
@@ -171,3 +184,39 @@ def test_secrets_are_for_their_owner_alone(watched: Watched) -> None:
     for name in ("secrets.json", "passwords.json"):
         assert (home / name).stat().st_mode & 0o077 == 0, name
     assert home.stat().st_mode & 0o077 == 0
+
+
+def test_a_taken_port_is_left_alone(watched: Watched) -> None:
+    assert not watched.airflow.url.endswith(f":{watched.taken_port}")
+    assert watched.airflow.health() == dict.fromkeys(("metadatabase", "scheduler", "dag_processor"), "healthy")
+
+
+def test_nobody_is_let_in_without_the_password(watched: Watched) -> None:
+    import httpx
+
+    url = watched.airflow.url
+    assert httpx.get(f"{url}/api/v2/dags").status_code == 401
+    wrong = {"username": "admin", "password": "admin"}
+    assert httpx.post(f"{url}/auth/token", json=wrong).status_code == 401
+
+
+def test_a_stale_pid_file_ends_no_other_program(tmp_path: Path) -> None:
+    other = subprocess.Popen(["sleep", "60"], start_new_session=True)
+    try:
+        airflow = Airflow(tmp_path)
+        for name in COMPONENTS:
+            (tmp_path / f"{name}.pid").write_text(str(other.pid))
+        assert airflow.processes() == dict.fromkeys(COMPONENTS)
+        assert airflow.down() is False
+        assert other.poll() is None
+        assert not list(tmp_path.glob("*.pid"))
+    finally:
+        other.kill()
+        other.wait()
+
+
+def test_a_start_that_fails_shows_the_end_of_the_log(tmp_path: Path) -> None:
+    airflow = Airflow(tmp_path, environment={"AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": "nonsense://"})
+    with pytest.raises(AirflowError, match=r"(?s)airflow db migrate ended with 1; the end of .*nonsense"):
+        airflow.up()
+    assert airflow.processes() == dict.fromkeys(COMPONENTS)

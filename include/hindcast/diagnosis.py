@@ -122,22 +122,18 @@ def _periods(store: Store, model: ModelFile, start: datetime, end: datetime) -> 
     before = store.rows(
         table, table.c.window_start >= first, table.c.window_start < start, model_name=model.model, label_age_hours=age
     )
-    return age, _sums(model, [r for r in rows if r["label_age_hours"] == age]), _sums(model, before)
+    return age, _sums([r for r in rows if r["label_age_hours"] == age]), _sums(before)
 
 
-def _sums(model: ModelFile, rows: Sequence[Mapping[str, Any]]) -> dict[str, list[float]]:
+def _sums(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[float]]:
     """Rows, sum and sum of squares of the primary metric's term: of the whole, ``*``, and of every segment."""
     sums: dict[str, list[float]] = {}
-    first = f"{model.segments[0]}=" if model.segments else None
     for row in rows:
-        outcomes, segments = sums_from_bytes(row["outcomes"])
-        score = outcomes.scores()[PRIMARY[model.task]]
-        whole = (float(outcomes.n), (score.value or 0.0) * outcomes.n, 0.0)
-        for name, values in [("*", whole), *segments.items()]:
+        for name, values in sums_from_bytes(row["outcomes"])[1].items():
             total = sums.setdefault(name, [0.0, 0.0, 0.0])
             for k in range(3):
                 total[k] += values[k]
-    return sums if first or sums else {}
+    return sums
 
 
 def _whole(task: str, sums: Mapping[str, Sequence[float]]) -> float | None:

@@ -11,6 +11,7 @@ import json
 import struct
 import zlib
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from scipy import special
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from datetime import datetime
 
     Floats = np.ndarray[tuple[int, ...], np.dtype[np.float64]]
     Flags = np.ndarray[tuple[int, ...], np.dtype[np.bool_]]
@@ -35,6 +37,7 @@ _FEW = 72
 REMEMBERED = 336
 # An episode closes after so many quiet hours in a row; after a week its level is the new normal.
 CLOSES_AFTER, ACCEPTED_AFTER = 6, 168
+RECENT = timedelta(hours=24)
 # An episode that closes by itself within so many hours teaches its size: benign bursts that recur stop waking people.
 TEACHES_WITHIN = 48
 
@@ -59,6 +62,20 @@ def chi2_quantile(alpha: float, df: Any) -> Any:  # noqa: ANN401 - scalar or arr
     3.84
     """
     return special.chdtri(df, alpha)
+
+
+def alpha_of(budget_per_week: float, scale: int, n_series: int, n_scales: int = 3) -> float:
+    """Level of one test, so that all of a week's together raise `budget_per_week` false alarms.
+
+    Windows of 6 or 24 hours overlap from hour to hour: a week has 28 or 7 independent ones, and each scale has a share of
+    the budget.
+
+    Examples
+    --------
+    >>> round(1 / alpha_of(1.0, 1, 50)), round(1 / alpha_of(1.0, 24, 50))
+    (25200, 1050)
+    """
+    return budget_per_week / n_scales / (168 / scale * max(n_series, 1))
 
 
 def benign_spread(excess: Floats, noise: Floats, *, blocks: int, scale: int, least: float = 0.0) -> Floats:
@@ -111,20 +128,23 @@ def threshold(noise_quantile: Floats, noise: Floats, tau2: Floats, alpha: float)
     return limit
 
 
-def record(excess: Floats, few: int = _FEW) -> Floats:
+def record(excess: Floats, recent: int, few: int = _FEW) -> Floats:
     """What an excess must pass to be news, per series: its largest while quiet, with a margin.
 
     Parameters
     ----------
     excess : float64 array of shape (n_remembered, n_series), NaN where there was none
+    recent : int
+        So many of the last rows do not count: they overlap the window, and what now rises towards an alarm is no record.
     few : int
         With so many remembered, the margin is twice what it is with very many.
 
     Examples
     --------
-    >>> record(np.full((72, 1), 0.1)).round(6)
+    >>> record(np.full((72, 1), 0.1), 0).round(6)
     array([0.3])
     """
+    excess = excess[: len(excess) - recent]
     count = np.isfinite(excess).sum(axis=0)
     largest = np.where(np.isfinite(excess), excess, 0.0).max(axis=0, initial=0.0)
     bound: Floats = RECORD_MARGIN * (1 + few / np.maximum(count, 1)) * largest
@@ -200,6 +220,11 @@ class Memory:
             mine[:, :, to] = theirs[:, :, of]
         memory.open_hours[to], memory.quiet[to] = counts[0][of], counts[1][of]
         return memory
+
+
+def overlapping(hours: Sequence[datetime], start: datetime) -> int:
+    """How many of the remembered `hours`, ascending, lie in the day before `start`."""
+    return sum(hour >= start - RECENT for hour in hours)
 
 
 def stacked(past: Sequence[Memory], like: Memory) -> tuple[Floats, Floats]:

@@ -13,7 +13,7 @@ from hindcast.drift.policy import EFFECT_FLOOR, LEAST_ROWS, Decision, Series, de
 from hindcast.profile.profile import INVALID, NULL, Profile, Sparse
 from hindcast.profile.scan import MISSING
 from hindcast.results import tables
-from hindcast.spread import REMEMBERED, Memory
+from hindcast.spread import REMEMBERED, Memory, overlapping
 from hindcast.window import HOUR
 
 if TYPE_CHECKING:
@@ -38,6 +38,7 @@ def check(run: Run) -> Result:
         series,
         compared,
         list(past.values()),
+        recent=overlapping(list(past), run.window.start),
         budget_per_week=run.model.drift.budget_false_alarms_per_week,
         pseudo=_pseudo(run, series),
     )
@@ -114,7 +115,9 @@ def _memories(run: Run, series: Sequence[Series]) -> dict[datetime, Memory]:
         if hour not in past and run.history.get(hour):
             before = {h: m for h, m in past.items() if h < hour}
             compared = _comparisons(run, hour, before, series)
-            _, memory = decide(series, compared, list(before.values()), budget_per_week=1e-9)
+            _, memory = decide(
+                series, compared, list(before.values()), recent=overlapping(list(before), hour), budget_per_week=1e-9
+            )
             past[hour] = memory
         hour += HOUR
     return dict(sorted(past.items()))

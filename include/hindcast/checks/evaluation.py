@@ -40,7 +40,7 @@ _LABEL_SCHEMA = pa.schema({"prediction_id": pa.string(), "ground_truth": pa.null
 class Evaluation:
     """A window as judged at one label age.
 
-    `segments` maps ``column=value`` to rows with labels, the sum of the primary metric's term over them (correct: 0 or 1, or
+    `segments` maps ``*`` and every ``column=value`` to rows with labels, the sum of the primary metric's term over them (correct: 0 or 1, or
     the absolute error), and the sum of its square.
     """
 
@@ -85,7 +85,7 @@ def evaluate(run: Run, window: Window, facts: pa.Table, moment: datetime) -> Eva
     coverage = float(known.sum()) / facts.num_rows if facts.num_rows else 0.0
     exact, outcomes = _scored(run.model.task, *(None if a is None else a[known] for a in arrays[:3]), arrays[3])
     segments = {}
-    for label, rows in segment_rows(run, facts).items():
+    for label, rows in {"*": np.ones(facts.num_rows, bool), **segment_rows(run, facts)}.items():
         values = term[rows & known]
         segments[label] = (float(values.size), float(values.sum()), float((values * values).sum()))
     by_version = {}

@@ -16,12 +16,12 @@ from hindcast.checks.evaluation import (
     sums_from_bytes,
 )
 from hindcast.checks.run import Result, Run, settle
-from hindcast.performance.degradation import SCALES, Pair, Verdict, judge
+from hindcast.performance.degradation import LEAST_ROWS, SCALES, Pair, Verdict, judge
 from hindcast.performance.intervals import Score
 from hindcast.performance.outcomes import Outcomes
 from hindcast.performance.scores import service_scores
 from hindcast.results import tables
-from hindcast.spread import REMEMBERED, Memory
+from hindcast.spread import REMEMBERED, Memory, overlapping
 from hindcast.window import HOUR, Window
 
 if TYPE_CHECKING:
@@ -149,7 +149,7 @@ class _Part:
         settings, task = run.model.performance, run.model.task
         metrics = [m for m in (settings.metrics or _JUDGED[task]) if m in BY_TASK[task]]
         self.names = [("*", metric) for metric in metrics]
-        self.names += [(segment, PRIMARY[task]) for segment in evaluation.segments]
+        self.names += [(segment, PRIMARY[task]) for segment in evaluation.segments if segment != "*"]
         if self.age == 0:
             self.names += [("*", metric) for metric in _JUDGED_SERVICE]
         past = self._remembered()
@@ -161,6 +161,7 @@ class _Part:
             pairs,
             list(past.values()),
             self.names,
+            recent=overlapping(list(past), self.window.start),
             threshold=settings.threshold,
             critical=settings.critical,
             budget_per_week=1e-9 if self.silent else run.model.drift.budget_false_alarms_per_week,
@@ -197,16 +198,20 @@ class _Part:
             current = sum((past[h][0] for h in now), Outcomes(task)).scores()
             baseline = self._pooled(good, past).scores()
             for metric in metrics:
-                yield Pair("*", metric, scale, current[metric], baseline[metric], len(good))
-            if not segments:
-                continue
+                yield Pair("*", metric, scale, _enough_of_each(current, metric), baseline[metric], len(good))
             keep = np.array([[s not in flagged.get(h, ()) for s in segments] for h in then], bool).reshape(len(then), len(segments))
             stack = np.array([table[h] for h in then]).reshape(len(then), len(segments), 3) * keep[:, :, None]
             present = np.array([table[h] for h in now]).sum(axis=0)
             total, hours = stack.sum(axis=0), (stack[:, :, 0] > 0).sum(axis=0)
+            whole = segments.index("*")
             for j, segment in enumerate(segments):
-                pair = (segment_score(task, present[j]), segment_score(task, total[j]), int(hours[j]))
-                yield Pair(segment, PRIMARY[task], scale, *pair)
+                if j != whole:
+                    pair = (segment_score(task, present[j]), segment_score(task, total[j]), int(hours[j]))
+                    rest = (
+                        segment_score(task, present[whole] - present[j]),
+                        segment_score(task, (stack[:, whole] - stack[:, j])[keep[:, j] & keep[:, whole]].sum(axis=0)),
+                    )
+                    yield Pair(segment, PRIMARY[task], scale, *pair, rest)
 
     def _past(self) -> dict[datetime, Any]:
         """Outcomes of the hours before at this age, oldest first."""
@@ -316,7 +321,7 @@ class _Part:
             for version, scores in evaluation.by_version.items():
                 rows.append(self._row(version, "*", metric, scores[metric], evaluation.coverage))
         for segment, sums in evaluation.segments.items():
-            if sums[0]:
+            if sums[0] and segment != "*":
                 rows.append(self._row(overall, segment, PRIMARY[task], segment_score(task, sums), evaluation.coverage))
         return rows
 
@@ -351,6 +356,18 @@ class _Part:
             "n": score.n,
             "reason": reason or (verdict.reason if verdict else ""),
         }
+
+
+def _enough_of_each(scores: dict[str, Score], metric: str) -> Score:
+    """A ranking of three late flights among sixty is no ranking: ROC AUC is judged with ten rows of each class."""
+    score = scores[metric]
+    if metric != "roc_auc" or "recall" not in scores or scores["recall"].value is None:
+        return score
+    positives = scores["recall"].n
+    fewest = min(positives, score.n - positives)
+    if fewest >= LEAST_ROWS:
+        return score
+    return Score(None, None, None, score.n, f"{fewest} rows of the rarer class; {LEAST_ROWS} are needed to judge")
 
 
 def _versions(facts: pa.Table) -> list[str]:

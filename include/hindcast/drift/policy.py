@@ -146,6 +146,7 @@ def decide(
     compared: Sequence[Comparison],
     remembered: Sequence[Memory],
     *,
+    recent: int,
     budget_per_week: float,
     pseudo: Memory | None = None,
 ) -> tuple[list[Decision], Memory]:
@@ -158,6 +159,8 @@ def decide(
         From `hindcast.drift.baseline.comparisons`.
     remembered : sequence of Memory
         Of the hours before, oldest first; the last `REMEMBERED` count.
+    recent : int
+        How many of them lie in the day before.
     budget_per_week : float
         False alarms a week that all series and scales of the model may raise together.
     pseudo : Memory, optional
@@ -170,7 +173,6 @@ def decide(
     memory = Memory.blank(len(TIERS), len(SCALES), len(series))
     past = remembered[-REMEMBERED:]
     excess, noise = stacked(past, memory)
-    alpha = budget_per_week / (168 * len(SCALES) * max(len(series), 1))
     usual = _usual_spread(compared)
     decided: dict[tuple[int, int], Decision] = {}
     for comparison in sorted(compared, key=lambda c: TIERS.index(c.tier)):
@@ -183,8 +185,9 @@ def decide(
         if open_:
             seen = (excess[:, t, s], noise[:, t, s])
             if comparison.tier == "reference" and pseudo is not None:
-                seen = (np.concatenate([seen[0], pseudo.excess[:, s]]), np.concatenate([seen[1], pseudo.noise[:, s]]))
-            judge = _Judge(comparison, measured, *seen, alpha, usual)
+                seen = (np.concatenate([pseudo.excess[:, s], seen[0]]), np.concatenate([pseudo.noise[:, s], seen[1]]))
+            alpha = spread.alpha_of(budget_per_week, comparison.scale, len(series), len(SCALES))
+            judge = _Judge(comparison, measured, *seen, recent, alpha, usual)
             for j in open_:
                 decided[s, j] = judge.decision(j, series[j])
     drifted = np.zeros(len(series), bool)
@@ -238,6 +241,7 @@ class _Judge:
         measured: Distances,
         excess: Floats,
         noise: Floats,
+        recent: int,
         alpha: float,
         usual: Floats,
     ) -> None:
@@ -252,7 +256,7 @@ class _Judge:
             spread.chi2_quantile(alpha, np.maximum(measured.df, 1.0)),
         )
         self.limit = spread.threshold(chance, measured.noise, tau2, alpha)
-        self.limit = np.maximum(self.limit, spread.record(excess) + measured.median * measured.noise)
+        self.limit = np.maximum(self.limit, spread.record(excess, recent) + measured.median * measured.noise)
 
     def decision(self, j: int, series: Series) -> Decision:
         """Compare statistic with threshold, and effect with its floor."""

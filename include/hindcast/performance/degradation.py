@@ -39,7 +39,10 @@ _Z = 1.959963984540054
 
 @dataclass(frozen=True)
 class Pair:
-    """One metric of one segment at one scale: now and in the baseline; `hours` of the baseline have labels."""
+    """One metric of one segment at one scale: now and in the baseline; `hours` of the baseline have labels.
+
+    `rest` is the same of all other rows: what befalls the whole traffic is the whole's alert, not each segment's.
+    """
 
     segment: str
     metric: str
@@ -47,6 +50,7 @@ class Pair:
     current: Score
     baseline: Score
     hours: int
+    rest: tuple[Score, Score] | None = None
 
     @property
     def name(self) -> tuple[str, ...]:
@@ -81,6 +85,7 @@ def judge(
     remembered: Sequence[Memory],
     names: Sequence[tuple[str, ...]],
     *,
+    recent: int,
     threshold: float,
     critical: float,
     budget_per_week: float,
@@ -94,6 +99,8 @@ def judge(
         Of the hours before, oldest first, in the order of `names`.
     names : sequence
         Every series, ``(segment, metric)``.
+    recent : int
+        How many of them lie in the day before.
     threshold, critical : float
         Relative changes, as fractions.
     budget_per_week : float
@@ -101,14 +108,14 @@ def judge(
     """
     memory = Memory.blank(len(_SIDES), len(SCALES), len(names))
     excess, noise = spread.stacked(remembered[-spread.REMEMBERED :], memory)
-    alpha = budget_per_week / (168 * len(SCALES) * max(len(names), 1))
-    chance = float(spread.chi2_quantile(alpha, 1))
+    alphas = [spread.alpha_of(budget_per_week, scale, len(names), len(SCALES)) for scale in SCALES]
+    chances = [float(spread.chi2_quantile(alpha, 1)) for alpha in alphas]
     at = {name: i for i, name in enumerate(names)}
-    limits = [_limits(excess[:, :, s], noise[:, 0, s], scale) for s, scale in enumerate(SCALES)]
+    limits = [_limits(excess[:, :, s], noise[:, 0, s], scale, recent) for s, scale in enumerate(SCALES)]
     verdicts, worse = [], np.zeros(len(names), bool)
     for pair in pairs:
         j, s = at[pair.name], SCALES.index(pair.scale)
-        verdict, stat, variance = _verdict(pair, [part[j] for part in limits[s]], threshold, critical, chance)
+        verdict, stat, variance = _verdict(pair, [part[j] for part in limits[s]], threshold, critical, chances[s])
         verdicts.append(verdict)
         memory.excess[0, s, j] = stat - spread.CHI2_1_MEDIAN * variance
         memory.excess[1, s, j] = memory.excess[0, s, j] if _harms(pair) else np.nan
@@ -119,11 +126,11 @@ def judge(
     return verdicts, memory
 
 
-def _limits(excess: Floats, noise: Floats, scale: int) -> tuple[Floats, Floats, Floats]:
+def _limits(excess: Floats, noise: Floats, scale: int, recent: int) -> tuple[Floats, Floats, Floats]:
     """Per series: benign spread τ², largest excess while quiet, hours learnt."""
     both, harmful = excess[:, 0], excess[:, 1]
     tau2 = spread.benign_spread(both, noise, blocks=100, scale=scale) if len(both) else np.zeros(both.shape[1])
-    return tau2, spread.record(harmful, _FEW), np.isfinite(both).sum(axis=0)
+    return tau2, spread.record(harmful, recent, _FEW), np.isfinite(both).sum(axis=0)
 
 
 def _verdict(
@@ -139,9 +146,12 @@ def _verdict(
     tau2, record, learnt = limits
     # Under no change the rows vary as they did in the baseline: three wrong answers of three are no proof.
     variance = max(_variance(now), _variance(then) * then.n / now.n) + _variance(then)
-    stat = (now.value - then.value) ** 2
+    shared, shared_variance = _shared_loss(pair)
+    own = abs(now.value - then.value) - shared
+    stat = max(own, 0.0) ** 2
+    variance += shared_variance
     if pair.metric in _PROPORTIONS:
-        variance = max(variance, _binomial_variance(now.value, then.value, now.n, stat))
+        variance = max(variance, _binomial_variance(now.value, then.value, now.n, (now.value - then.value) ** 2))
     if learnt < LEARNT:
         tau2 = max(tau2, (COLD_SPREAD * abs(then.value)) ** 2)
     limit = chance * variance + spread.SPREAD_MARGIN * chance * tau2
@@ -159,6 +169,17 @@ def _verdict(
                 f"{change:+.1f} %, within what {now.n} labels and the history's spread explain (±{100 * needed:.0f} %)"
             )
     return Verdict(pair, change, needed, severity, reason), stat, variance
+
+
+def _shared_loss(pair: Pair) -> tuple[float, float]:
+    """By how much the rest of the traffic got worse, and the variance of that; 0 where it did not."""
+    if pair.rest is None or not _harms(pair):
+        return 0.0, 0.0
+    now, then = pair.rest
+    if now.value is None or then.value is None or now.n < LEAST_ROWS:
+        return 0.0, 0.0
+    sign = 1.0 if METRICS[pair.metric].worse == "lower" else -1.0
+    return max(0.0, sign * (then.value - now.value)), _variance(now) + _variance(then)
 
 
 def _harms(pair: Pair) -> bool:

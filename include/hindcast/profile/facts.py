@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from hindcast.profile.hashing import fingerprint64
-from hindcast.profile.scan import as_text
+from hindcast.profile.columns import as_text
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

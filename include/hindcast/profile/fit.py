@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from hindcast.errors import SourceUnreadable
 from hindcast.profile.bins import LATENCY_EDGES, PROBABILITY_EDGES, Bins, fit_categories, fit_edges
-from hindcast.profile.scan import blocks, floats, texts
+from hindcast.profile.columns import blocks, floats, texts
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -60,7 +60,9 @@ def kind_of(type_: pa.DataType) -> str | None:
     return "numeric" if pa.types.is_temporal(kind) and not pa.types.is_interval(kind) else None
 
 
-def fit_bins(files: Sequence[pq.ParquetFile], kinds: Mapping[str, str], n_bins: int, *, prefix: str = "feature_") -> Bins:
+def fit_bins(
+    files: Sequence[pq.ParquetFile], kinds: Mapping[str, str], n_bins: int, *, prefix: str = "feature_"
+) -> Bins:
     """Bins of every column in `kinds`, fitted to the rows of `files`; one column at a time is held in memory.
 
     Parameters

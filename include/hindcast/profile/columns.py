@@ -1,0 +1,226 @@
+"""Columns of Parquet files as numbers or as text, row group by row group."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import pyarrow.parquet as pq
+
+    Floats = np.ndarray[tuple[int, ...], np.dtype[np.float64]]
+    Integers = np.ndarray[tuple[int, ...], np.dtype[np.int64]]
+    Flags = np.ndarray[tuple[int, ...], np.dtype[np.bool_]]
+
+UNREADABLE = "(unreadable)"
+# Below this many cells a row group is decoded in one call; above, column by column, so that memory stays bounded.
+_CELLS_AT_ONCE = 1_000_000
+# Stands for a column that Arrow cannot decode: no text, no numbers.
+_NOTHING = pa.list_(pa.null())
+# Microseconds per unit of each type that holds moments or durations; nanoseconds are divided.
+_MICROSECONDS = {"s": 1e6, "ms": 1e3, "us": 1.0, "ns": 1.0}
+
+
+class Block:
+    """One row group; small ones are decoded at once, large ones column by column, so that memory stays bounded.
+
+    Parameters
+    ----------
+    file : ParquetFile
+    group : int
+    names : list of str
+        Columns that will be asked for; others may not be.
+    """
+
+    def __init__(self, file: pq.ParquetFile, group: int, names: list[str]) -> None:
+        self.rows = file.metadata.row_group(group).num_rows
+        self._file, self._group = file, group
+        self._table = None
+        if self.rows * len(names) <= _CELLS_AT_ONCE:
+            readable = [name for name in names if _readable(file.schema_arrow, name)]
+            self._table = file.read_row_group(group, columns=readable, use_threads=False)
+
+    def column(self, name: str) -> pa.Array:
+        """One column; a list of nothing where Arrow cannot decode it.
+
+        Raises
+        ------
+        pyarrow.ArrowException, OSError
+            The file is damaged.
+        """
+        if not _readable(self._file.schema_arrow, name):
+            return pa.repeat(pa.scalar([], _NOTHING), self.rows)
+        table = self._table
+        if table is None:
+            table = self._file.read_row_group(self._group, columns=[name], use_threads=False)
+        chunks = table.column(name)
+        values = chunks.chunk(0) if chunks.num_chunks == 1 else pa.concat_arrays(chunks.unify_dictionaries().chunks)
+        # views can be neither filtered nor taken from
+        return values.cast(pa.string()) if pa.types.is_string_view(values.type) else values
+
+
+def _readable(schema: pa.Schema, name: str) -> bool:
+    """Say no where the column stands twice, or where Arrow wrote a dictionary of no text, which it cannot read back."""
+    at = schema.get_field_index(name)
+    if at < 0:
+        return False
+    kind = schema.field(at).type
+    return not pa.types.is_dictionary(kind) or is_text(kind.value_type) or pa.types.is_binary(kind.value_type)
+
+
+def is_text(kind: pa.DataType) -> bool:
+    """Any of Arrow's three string types."""
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))
+
+
+def type_name(kind: pa.DataType) -> str:
+    """Type as found; how a writer lays out text is no change of type."""
+    if kind == _NOTHING:
+        return UNREADABLE
+    kind = kind.value_type if pa.types.is_dictionary(kind) else kind
+    return "string" if is_text(kind) else str(kind)
+
+
+def buffer_values(array: pa.Array, dtype: Any) -> Any:
+    """View the values of an array by its buffer (`to_numpy` may import pandas); behind nulls stands anything."""
+    if not len(array):
+        return np.empty(0, dtype)
+    return np.frombuffer(array.buffers()[1], dtype, len(array), array.offset * np.dtype(dtype).itemsize)
+
+
+def _bits(buffer: pa.Buffer, offset: int, n: int) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
+    raw = np.frombuffer(buffer, np.uint8, (offset % 8 + n + 7) // 8, offset // 8)
+    return np.unpackbits(raw, count=offset % 8 + n, bitorder="little")[offset % 8 :]
+
+
+def nulls(values: pa.Array) -> Flags | None:
+    """Which values are null, (n,); None where none is. Not for dictionaries, unions and the null type.
+
+    Examples
+    --------
+    >>> nulls(pa.array([1, None, 3])[1:]).tolist()
+    [True, False]
+    """
+    if not values.null_count:
+        return None
+    absent: Flags = _bits(values.buffers()[0], values.offset, len(values)) == 0
+    return absent
+
+
+def numbers(values: pa.Array) -> Any:
+    """Values as numbers, (n,), anything behind nulls; None where the type holds none.
+
+    Moments and durations are in microseconds, whatever the unit of the file, so that profiles of both compare.
+
+    Examples
+    --------
+    >>> numbers(pa.array([1, 2], pa.timestamp("s"))).tolist(), numbers(pa.array([True])).tolist(), numbers(pa.array(["1"]))
+    ([1000000.0, 2000000.0], [1], None)
+    """
+    kind = values.type
+    if pa.types.is_integer(kind) or pa.types.is_floating(kind):
+        return buffer_values(values, kind.to_pandas_dtype())
+    if pa.types.is_boolean(kind):
+        return _bits(values.buffers()[1], values.offset, len(values)) if len(values) else np.empty(0, np.uint8)
+    if pa.types.is_decimal(kind):
+        return buffer_values(values.cast(pa.float64()), np.float64)
+    if not pa.types.is_temporal(kind) or pa.types.is_interval(kind):
+        return None
+    raw = buffer_values(values, np.int32 if kind.bit_width == 32 else np.int64)
+    if pa.types.is_date(kind):
+        return raw * (86_400e6 if kind.bit_width == 32 else 1e3)
+    return (raw // 1000 if kind.unit == "ns" else raw) * _MICROSECONDS[kind.unit]
+
+
+def floats(values: pa.Array) -> Floats | None:
+    """Non-null values as float64; None where the type holds no numbers.
+
+    Examples
+    --------
+    >>> floats(pa.array([1, None, 3])).tolist(), floats(pa.array([0.5], pa.float32())).tolist(), floats(pa.array(["1"]))
+    ([1.0, 3.0], [0.5], None)
+    """
+    if pa.types.is_dictionary(values.type):
+        values = values.dictionary_decode()
+    found = numbers(values)
+    if found is None:
+        return None
+    absent = nulls(values)
+    kept: Floats = (found if absent is None else found[~absent]).astype(np.float64)
+    return kept
+
+
+def texts(values: pa.Array) -> tuple[pa.Array, Integers] | None:
+    """Non-null values as text, with how often each occurs; None where the type has no text form.
+
+    A value may stand twice, if it does in the dictionary of the column. A whole number reads the same whether it was
+    logged as an integer or a float.
+
+    Examples
+    --------
+    >>> values, rows = texts(pa.array([2.0, 1.0, 2.0, None]))
+    >>> values.to_pylist(), rows.tolist()
+    (['2', '1'], [2, 1])
+    """
+    if pa.types.is_null(values.type):
+        return pa.array([], pa.string()), np.empty(0, np.int64)
+    if not pa.types.is_dictionary(values.type):
+        if pa.types.is_nested(values.type):
+            return None
+        values = values.dictionary_encode()
+    names = as_text(values.dictionary)
+    if names is None:
+        return None
+    absent = nulls(values.indices)
+    codes = buffer_values(values.indices, values.indices.type.to_pandas_dtype())
+    rows = np.bincount(codes if absent is None else codes[~absent], minlength=len(names)).astype(np.int64)
+    if rows.size > len(names):
+        message = "a dictionary has fewer values than its codes say"
+        raise pa.ArrowInvalid(message)
+    absent = nulls(names)
+    if absent is not None:
+        names, rows = names.drop_null(), rows[~absent]
+    return names, rows
+
+
+def as_text(values: pa.Array) -> pa.Array | None:
+    """Values as strings, whole floats without a fraction, broken UTF-8 mended; None where the type has no text form.
+
+    Examples
+    --------
+    >>> as_text(pa.array([1.0, 2.5, None])).to_pylist(), as_text(pa.array([[1]]))
+    (['1', '2.5', None], None)
+    """
+    kind = values.type
+    if pa.types.is_floating(kind):
+        values = values.cast(pa.float64())
+        whole = pc.and_(pc.equal(values, pc.floor(values)), pc.less(pc.abs(values), 2.0**53))
+        integers = pc.if_else(whole, values, 0.0).cast(pa.int64()).cast(pa.string())
+        return pc.if_else(whole, integers, values.cast(pa.string()))
+    if pa.types.is_nested(kind):
+        return None
+    try:
+        values = values.cast(pa.string())
+        values.validate(full=True)
+    except pa.ArrowNotImplementedError:
+        return None
+    except pa.ArrowInvalid:
+        return _mended(values) if is_text(kind) else None
+    return values
+
+
+def _mended(values: pa.Array) -> pa.Array:
+    raw = values.cast(pa.large_binary()).to_pylist()
+    return pa.array([None if text is None else text.decode("utf-8", "replace") for text in raw], pa.string())
+
+
+def blocks(file: pq.ParquetFile, column: str) -> Iterator[pa.Array]:
+    """One column of a file, row group by row group."""
+    for group in range(file.num_row_groups):
+        if file.metadata.row_group(group).num_rows:
+            yield Block(file, group, [column]).column(column)
