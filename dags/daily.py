@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from airflow.sdk import DAG, CronDataIntervalTimetable, Param, get_parsing_context, task
 
 from hindcast import tasks
+from hindcast.config import MANUAL
 from hindcast.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -50,12 +51,14 @@ def daily(model: ModelFile) -> None:
     """Make the DAG of a model."""
     due = AFTER_MIDNIGHT + timedelta(minutes=model.schedule.settle_minutes)
     hour, minute = divmod(int(due.total_seconds()) // 60 % (24 * 60), 60)
+    timetable = CronDataIntervalTimetable(f"{minute} {hour} * * *", timezone="UTC")
+    schedule = None if model.schedule.hourly == MANUAL else timetable
     words = {"model": model.model, "file": model.path.name, **model.owner.model_dump()}
     with DAG(
         PREFIX + model.model,
         description=f"The day before, of {model.model}",
         doc_md=DOC.format(**words),
-        schedule=CronDataIntervalTimetable(f"{minute} {hour} * * *", timezone="UTC"),
+        schedule=schedule,
         start_date=START,
         catchup=False,
         max_active_runs=1,

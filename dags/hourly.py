@@ -91,12 +91,13 @@ BROKEN_DOC = """\
 def hourly(model: ModelFile) -> None:
     """Make the DAG of a model."""
     cron = model.schedule.hourly or f"{model.schedule.settle_minutes % 60} * * * *"
+    schedule = None if cron == MANUAL else CronDataIntervalTimetable(cron, timezone="UTC")
     words = {"model": model.model, "file": model.path.name, **model.owner.model_dump()}
     with DAG(
         PREFIX + model.model,
         description=f"What happened to {model.model} in the last hour",
         doc_md=DOC.format(**words),
-        schedule=CronDataIntervalTimetable(cron, timezone="UTC"),
+        schedule=schedule,
         start_date=START,
         catchup=False,
         max_active_runs=1,

@@ -1,4 +1,5 @@
-"""Alerts are a fold over findings in window order: one per onset, seen again, resolved after quiet windows.
+"""Alerts are a fold over findings in window order: one per onset, seen again, resolved after quiet windows, re-opened if it
+comes back within a day.
 
 Running a window again replaces its findings and folds again, so nothing is counted twice. An episode that overlaps one
 that was published keeps that one's id, so that nobody is paged twice for it.
@@ -9,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import dataclass, field
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from hindcast.window import HOUR
@@ -18,6 +20,8 @@ if TYPE_CHECKING:
     from datetime import datetime
 
 RESOLVED_AFTER = 3
+# What comes back within a day of its resolution is the same episode: nobody is paged twice for it.
+REOPENS_WITHIN = timedelta(hours=24)
 _RANK = {"warning": 0, "critical": 1}
 Row = dict[str, Any]
 
@@ -100,7 +104,7 @@ def _episodes(
     for start in sorted(windows):
         if episodes:
             resolved = _resolved(episodes[-1], judged)
-            if resolved is None or resolved > start:
+            if resolved is None or start < resolved + REOPENS_WITHIN:
                 episodes[-1].findings += windows[start]
                 continue
             episodes[-1].resolved_at = resolved

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import select
-
 from hindcast import alerts, incidents
 from hindcast.checks.run import Result, Run
 from hindcast.diagnosis import diagnose
@@ -74,31 +72,20 @@ def _counted(firing: Sequence[Row]) -> dict[str, int]:
 
 def _judged(run: Run, since: datetime) -> Mapping[tuple[str, int], list[datetime]]:
     """Windows that each check judged and that were not empty, by check and label age."""
-    windows, outcomes, checks = tables.windows, tables.outcomes, tables.checks
-    name = run.model.model
-    with run.store.transaction() as connection:
-        filled = {
-            row[0]
-            for row in connection.execute(
-                select(windows.c.window_start).where(windows.c.model_name == name, windows.c.rows > 0, windows.c.window_start >= since)
-            )
-        }
-        done = connection.execute(
-            select(checks.c.check, checks.c.window_start)
-            .where(checks.c.model_name == name, checks.c.window_start >= since, checks.c.status != "error")
-            .order_by(checks.c.window_start)
-        ).all()
-        aged = connection.execute(
-            select(outcomes.c.label_age_hours, outcomes.c.window_start)
-            .where(outcomes.c.model_name == name, outcomes.c.window_start >= since)
-            .order_by(outcomes.c.window_start)
-        ).all()
+    store, key = run.store, {"model_name": run.model.model}
+    windows, outcomes, checks = tables.windows.c, tables.outcomes.c, tables.checks.c
+    found = store.rows(tables.windows, windows.rows > 0, windows.window_start >= since, columns=("window_start",), **key)
+    filled = {row["window_start"] for row in found}
+    wanted = ("check", "window_start")
+    done = store.rows(tables.checks, checks.window_start >= since, checks.status != "error", columns=wanted, **key)
+    wanted = ("label_age_hours", "window_start")
+    aged = store.rows(tables.outcomes, outcomes.window_start >= since, columns=wanted, **key)
     judged: dict[tuple[str, int], list[datetime]] = {}
-    for check_name, start in done:
-        if start in filled and check_name != "performance":
-            judged.setdefault((check_name, 0), []).append(start)
-    for age, start in aged:
-        judged.setdefault(("performance", age), []).append(start)
+    for row in done:
+        if row["window_start"] in filled and row["check"] != "performance":
+            judged.setdefault((row["check"], 0), []).append(row["window_start"])
+    for row in aged:
+        judged.setdefault(("performance", row["label_age_hours"]), []).append(row["window_start"])
     return judged
 
 

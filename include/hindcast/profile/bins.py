@@ -1,13 +1,14 @@
 """Bins: fixed when the reference is fitted, shared by every profile that is ever compared with it.
 
 Numeric bins are right-closed, ``edges[i-1] < x <= edges[i]``: quantiles of the reference, an own bin for every heavy
-repeated value (zero-inflated and integer columns are invisible to quantiles), and guard bins far outside the range (a unit
-change must be visible). Categorical bins are the known values, most frequent first.
+repeated value (zero-inflated and integer columns are invisible to quantiles), and guard bins far outside the range (a
+unit change must be visible). Categorical bins are the known values, most frequent first.
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -27,8 +28,10 @@ LATENCY_EDGES: Floats = np.geomspace(1e-2, 1e7, 721)
 GUARDS = (0.5, 2.0, 10.0, 100.0)
 MAX_CATEGORIES = 1000
 
-# Values enter the sums as integers of 31 bits, so that sums are exact and merge in any order; int64 holds 2**32 of them.
+# Values enter the sums as integers of 31 bits, so that they are exact and merge in any order; int64 holds 2**32 of them.
 _SUM_BITS = 30
+# Sums clip values beyond this, so that no step of their arithmetic overflows.
+_LARGEST_SUMMED = 2.0**1000
 
 
 @dataclass(frozen=True)
@@ -83,28 +86,35 @@ class Bins:
     @cached_property
     def limits(self) -> Floats:
         """Values beyond these, (n_numeric, 2), enter the sums clipped: the guard bins' outermost edges."""
-        return np.array([[edges[0], edges[-1]] for edges in self.edges]).reshape(-1, 2)
+        ends = np.array([[edges[0], edges[-1]] for edges in self.edges]).reshape(-1, 2)
+        return _summable(ends)
 
     @cached_property
     def center(self) -> Floats:
         """What is subtracted before a value is summed, (n_numeric,)."""
-        return np.array([edges[edges.size // 2] for edges in self.edges])
+        return _summable(np.array([edges[edges.size // 2] for edges in self.edges]))
 
     @cached_property
     def unit(self) -> Floats:
         """One step of the fixed-point sums, (n_numeric,); a power of two."""
-        reach = np.abs(self.limits - self.center[:, None]).max(axis=1, initial=0.0)
-        return np.exp2(np.ceil(np.log2(np.maximum(reach, np.finfo(float).tiny))) - _SUM_BITS)
+        reach = np.abs(self.limits - self.center[:, None]).max(axis=1, initial=np.finfo(np.float64).tiny)
+        steps: Floats = np.exp2(np.ceil(np.log2(reach)) - _SUM_BITS)
+        return steps
 
     @cached_property
     def digest(self) -> str:
         """Names these bins; profiles of two digests are never added."""
-        digest = hashlib.sha256(b"hindcast-bins-1")
+        digest = hashlib.sha256(b"hindcast-bins-2")
         for name, edges in zip(self.numeric, self.edges, strict=True):
-            digest.update(f"\0n\0{name}\0".encode() + edges.astype("<f8").tobytes())
+            digest.update(json.dumps([name, edges.size]).encode() + edges.astype("<f8").tobytes())
         for name, values in zip(self.categorical, self.categories, strict=True):
-            digest.update("\0".join(["", "c", name, *values]).encode())
+            digest.update(json.dumps([name, *values]).encode())
         return digest.hexdigest()[:16]
+
+
+def _summable(values: Floats) -> Floats:
+    clipped: Floats = np.clip(values, -_LARGEST_SUMMED, _LARGEST_SUMMED)
+    return clipped
 
 
 def fit_edges(values: Floats, n_bins: int) -> Floats:
@@ -131,16 +141,17 @@ def fit_edges(values: Floats, n_bins: int) -> Floats:
     """
     if not values.size:
         return np.empty(0)
-    ordered = np.sort(values) + 0.0  # -0.0 becomes 0.0
+    ordered = np.sort(values)
+    ordered += 0.0  # -0.0 becomes 0.0
     quantiles = ordered[np.linspace(0, ordered.size - 1, n_bins).round().astype(np.intp)]
     distinct, counts = np.unique(quantiles, return_counts=True)
     heavy = distinct[counts >= 2]
-    few = np.unique(ordered) if np.unique(quantiles).size * 2 < n_bins else np.empty(0)
-    if 0 < few.size <= n_bins // 2:
-        heavy = few
-    low, high = ordered[0], ordered[-1]
-    spread = float(high - low) or max(abs(float(high)), 1.0)
-    largest = np.finfo(float).max / 4
+    if distinct.size * 2 < n_bins:
+        few = ordered[np.concatenate([[True], ordered[1:] != ordered[:-1]])]
+        heavy = few if few.size <= n_bins // 2 else heavy
+    low, high = float(ordered[0]), float(ordered[-1])
+    spread = high - low or max(abs(high), 1.0)
+    largest = float(np.finfo(np.float64).max) / 4
     outside = [low - g * spread for g in GUARDS] + [high + g * spread for g in GUARDS]
     own = np.concatenate([heavy, np.nextafter(heavy, -np.inf), [np.nextafter(low, -np.inf)]])
     return np.unique(np.clip(np.concatenate([distinct, own, outside]), -largest, largest))

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     import pyarrow.parquet as pq
 
@@ -40,10 +40,11 @@ class Block:
     def __init__(self, file: pq.ParquetFile, group: int, names: list[str]) -> None:
         self.rows = file.metadata.row_group(group).num_rows
         self._file, self._group = file, group
+        schema = file.schema_arrow
+        self._readable = {name for name in names if _readable(schema, name)}
         self._table = None
         if self.rows * len(names) <= _CELLS_AT_ONCE:
-            readable = [name for name in names if _readable(file.schema_arrow, name)]
-            self._table = file.read_row_group(group, columns=readable, use_threads=False)
+            self._table = file.read_row_group(group, columns=list(self._readable), use_threads=False)
 
     def column(self, name: str) -> pa.Array:
         """One column; a list of nothing where Arrow cannot decode it.
@@ -53,7 +54,7 @@ class Block:
         pyarrow.ArrowException, OSError
             The file is damaged.
         """
-        if not _readable(self._file.schema_arrow, name):
+        if name not in self._readable:
             return pa.repeat(pa.scalar([], _NOTHING), self.rows)
         table = self._table
         if table is None:
@@ -93,6 +94,73 @@ def buffer_values(array: pa.Array, dtype: Any) -> Any:
     return np.frombuffer(array.buffers()[1], dtype, len(array), array.offset * np.dtype(dtype).itemsize)
 
 
+def arrow(values: Sequence[Any], kind: pa.DataType) -> pa.Array:
+    """Arrow array of Python values: text, numbers, lists of either, or None.
+
+    `pa.array` would do the same and import pandas, which costs as much as profiling 100,000 rows.
+
+    Examples
+    --------
+    >>> arrow([[1, 2], None], pa.list_(pa.int64())).to_pylist(), arrow(("a", "é"), pa.string()).to_pylist()
+    ([[1, 2], None], ['a', 'é'])
+    """
+    present = np.array([value is not None for value in values], np.bool_)
+    validity = None if present.all() else pa.py_buffer(np.packbits(present, bitorder="little"))
+    if not (pa.types.is_list(kind) or pa.types.is_string(kind)):
+        numeric = np.array([0 if value is None else value for value in values], kind.to_pandas_dtype())
+        return pa.Array.from_buffers(kind, len(values), [validity, pa.py_buffer(numeric)])
+    parts = [value.encode() if isinstance(value, str) else value or () for value in values]
+    offsets = pa.py_buffer(np.cumsum([0, *map(len, parts)], dtype=np.int32))
+    if pa.types.is_string(kind):
+        content = pa.py_buffer(b"".join(part for part in parts if part))
+        return pa.Array.from_buffers(kind, len(values), [validity, offsets, content])
+    items = arrow([item for part in parts for item in part], kind.value_type)
+    return pa.Array.from_buffers(kind, len(values), [validity, offsets], children=[items])
+
+
+def positions(rows: Integers) -> pa.Array:
+    """Make an Arrow array of int64 (row numbers for `take`), without the import that `arrow` avoids too."""
+    return pa.Array.from_buffers(pa.int64(), rows.size, [None, pa.py_buffer(rows)])
+
+
+def flags(values: Flags, absent: Flags | None = None) -> pa.Array:
+    """Make an Arrow array of booleans, null where `absent`."""
+    packed = pa.py_buffer(np.packbits(values, bitorder="little"))
+    validity = None if absent is None else pa.py_buffer(np.packbits(~absent, bitorder="little"))
+    return pa.Array.from_buffers(pa.bool_(), values.size, [validity, packed])
+
+
+def _is_number(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind))
+
+
+def common_type(first: pa.DataType, second: pa.DataType) -> pa.DataType:
+    """Type for values of both: float64 for two kinds of numbers, text for anything else that differs.
+
+    Examples
+    --------
+    >>> common_type(pa.int8(), pa.float32()), common_type(pa.null(), pa.int8()), common_type(pa.bool_(), pa.int8())
+    (DataType(double), DataType(int8), DataType(string))
+    """
+    if first == second or pa.types.is_null(second):
+        return first
+    if pa.types.is_null(first):
+        return second
+    return pa.float64() if _is_number(first) and _is_number(second) else pa.string()
+
+
+def conformed(values: pa.Array, kind: pa.DataType) -> pa.Array:
+    """Values in a type that `common_type` chose; null where they have no text form."""
+    if values.type == kind:
+        return values
+    if pa.types.is_null(values.type):
+        return pa.nulls(len(values), kind)
+    if pa.types.is_floating(kind):
+        return values.cast(kind, safe=False)
+    converted = as_text(values)
+    return pa.nulls(len(values), kind) if converted is None else converted
+
+
 def _bits(buffer: pa.Buffer, offset: int, n: int) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
     raw = np.frombuffer(buffer, np.uint8, (offset % 8 + n + 7) // 8, offset // 8)
     return np.unpackbits(raw, count=offset % 8 + n, bitorder="little")[offset % 8 :]
@@ -119,8 +187,8 @@ def numbers(values: pa.Array) -> Any:
 
     Examples
     --------
-    >>> numbers(pa.array([1, 2], pa.timestamp("s"))).tolist(), numbers(pa.array([True])).tolist(), numbers(pa.array(["1"]))
-    ([1000000.0, 2000000.0], [1], None)
+    >>> numbers(pa.array([2], pa.timestamp("s"))).tolist(), numbers(pa.array([True])).tolist(), numbers(pa.array(["1"]))
+    ([2000000.0], [1], None)
     """
     kind = values.type
     if pa.types.is_integer(kind) or pa.types.is_floating(kind):
@@ -168,7 +236,7 @@ def texts(values: pa.Array) -> tuple[pa.Array, Integers] | None:
     (['2', '1'], [2, 1])
     """
     if pa.types.is_null(values.type):
-        return pa.array([], pa.string()), np.empty(0, np.int64)
+        return arrow((), pa.string()), np.empty(0, np.int64)
     if not pa.types.is_dictionary(values.type):
         if pa.types.is_nested(values.type):
             return None
@@ -199,9 +267,11 @@ def as_text(values: pa.Array) -> pa.Array | None:
     kind = values.type
     if pa.types.is_floating(kind):
         values = values.cast(pa.float64())
-        whole = pc.and_(pc.equal(values, pc.floor(values)), pc.less(pc.abs(values), 2.0**53))
-        integers = pc.if_else(whole, values, 0.0).cast(pa.int64()).cast(pa.string())
-        return pc.if_else(whole, integers, values.cast(pa.string()))
+        raw = np.nan_to_num(buffer_values(values, np.float64), nan=0.5, posinf=0.5, neginf=0.5)
+        whole = (raw == np.floor(raw)) & (np.abs(raw) < 2.0**53)
+        integers = positions(np.where(whole, raw, 0).astype(np.int64)).cast(pa.string())
+        # the mask is null where the value is, so that the text is too
+        return pc.if_else(flags(whole, nulls(values)), integers, values.cast(pa.string()))
     if pa.types.is_nested(kind):
         return None
     try:
@@ -210,13 +280,14 @@ def as_text(values: pa.Array) -> pa.Array | None:
     except pa.ArrowNotImplementedError:
         return None
     except pa.ArrowInvalid:
-        return _mended(values) if is_text(kind) else None
+        return mended(values) if is_text(kind) else None
     return values
 
 
-def _mended(values: pa.Array) -> pa.Array:
+def mended(values: pa.Array) -> pa.Array:
+    """Text whose bytes are no UTF-8, with those replaced by U+FFFD."""
     raw = values.cast(pa.large_binary()).to_pylist()
-    return pa.array([None if text is None else text.decode("utf-8", "replace") for text in raw], pa.string())
+    return arrow([None if text is None else text.decode("utf-8", "replace") for text in raw], pa.string())
 
 
 def blocks(file: pq.ParquetFile, column: str) -> Iterator[pa.Array]:

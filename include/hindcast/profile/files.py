@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 
 from hindcast.errors import SourceUnreadable
 from hindcast.profile.bins import Bins
+from hindcast.profile.columns import arrow
 from hindcast.profile.profile import Profile
 
 if TYPE_CHECKING:
@@ -48,7 +49,8 @@ def export(profile: Profile) -> bytes:
     """Parquet bytes of a profile and its bins; equal profiles give equal bytes."""
     rows = [*_numeric_rows(profile), *_categorical_rows(profile)]
     metadata = {"hindcast": json.dumps({"rows": profile.rows, "bins_digest": profile.bins.digest, "version": 1})}
-    table = pa.Table.from_pylist(rows, _SCHEMA).replace_schema_metadata(metadata)
+    arrays = [arrow([row.get(field.name) for row in rows], field.type) for field in _SCHEMA]
+    table = pa.Table.from_arrays(arrays, schema=_SCHEMA.with_metadata(metadata))
     sink = io.BytesIO()
     pq.write_table(table, sink, compression="zstd")
     return sink.getvalue()
@@ -119,7 +121,8 @@ def load(source: bytes | Path) -> Profile:
         The file is no profile.
     """
     try:
-        table = pq.read_table(io.BytesIO(source) if isinstance(source, bytes) else source)
+        # `read_table` would import pandas
+        table = pq.ParquetFile(io.BytesIO(source) if isinstance(source, bytes) else source).read(use_threads=False)
         facts = json.loads(table.schema.metadata[b"hindcast"])
         rows = table.to_pylist()
         numeric = [row for row in rows if row["kind"] == "numeric"]

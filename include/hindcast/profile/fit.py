@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from hindcast.errors import SourceUnreadable
 from hindcast.profile.bins import LATENCY_EDGES, PROBABILITY_EDGES, Bins, fit_categories, fit_edges
-from hindcast.profile.columns import blocks, floats, texts
+from hindcast.profile.columns import blocks, floats, is_text, texts, type_name
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -47,14 +47,15 @@ def kind_of(type_: pa.DataType) -> str | None:
 
     Examples
     --------
-    >>> kind_of(pa.int8()), kind_of(pa.bool_()), kind_of(pa.dictionary(pa.int32(), pa.string())), kind_of(pa.list_(pa.int8()))
+    >>> texts = pa.dictionary(pa.int32(), pa.string())
+    >>> kind_of(pa.int8()), kind_of(pa.bool_()), kind_of(texts), kind_of(pa.list_(pa.int8()))
     ('numeric', 'categorical', 'categorical', None)
     """
     kind = type_.value_type if pa.types.is_dictionary(type_) else type_
-    if pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind):
+    if is_text(kind) or pa.types.is_boolean(kind):
         return "categorical"
-    if pa.types.is_boolean(kind):
-        return "categorical"
+    if kind != type_:
+        return None  # Arrow writes dictionaries of numbers to Parquet and cannot read them back
     if pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind):
         return "numeric"
     return "numeric" if pa.types.is_temporal(kind) and not pa.types.is_interval(kind) else None
@@ -69,8 +70,8 @@ def fit_bins(
     ----------
     files : sequence of ParquetFile
     kinds : mapping
-        Column of the log -> ``numeric`` or ``categorical``. ``score*``, ``confidence`` and ``latency_ms`` have fixed bins.
-        A column that no file has, or that has no value, is left out.
+        Column of the log -> ``numeric`` or ``categorical``. ``score*``, ``confidence`` and ``latency_ms`` have fixed
+        bins. A numeric column that no file has, or that has no finite value, is left out; a categorical one knows no value.
     n_bins : int
     prefix : str
         What the files call ``feature_``.
@@ -87,7 +88,7 @@ def fit_bins(
         having = [file for file in files if source in file.schema_arrow.names]
         if column == "latency_ms":
             numeric[column] = LATENCY_EDGES
-        elif column == "confidence" or column == "score" or column.startswith("score_"):
+        elif column in {"confidence", "score"} or column.startswith("score_"):
             numeric[column] = PROBABILITY_EDGES
         elif kind == "numeric":
             edges = fit_edges(_all_values(having, source, column), n_bins)
@@ -101,21 +102,28 @@ def fit_bins(
 def _all_values(
     files: Iterable[pq.ParquetFile], source: str, column: str
 ) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:
-    parts = [np.empty(0)]
+    files = list(files)
+    held = np.empty(sum(file.metadata.num_rows for file in files))
+    size = 0
     for file in files:
         for block in blocks(file, source):
             values = floats(block)
-            if values is None:
-                message = f"reference: {column} is configured as numeric and holds {block.type}"
+            if values is None and block.null_count < len(block):
+                message = f"reference: {column} is configured as numeric and holds {type_name(block.type)}"
                 raise SourceUnreadable(message)
-            parts.append(values[np.isfinite(values)])
-    return np.concatenate(parts)
+            finite = values[np.isfinite(values)] if values is not None else np.empty(0)
+            held[size : size + finite.size] = finite
+            size += finite.size
+    return held[:size]
 
 
 def _all_counts(files: Iterable[pq.ParquetFile], source: str) -> dict[str, int]:
     counts: dict[str, int] = {}
     for file in files:
         for block in blocks(file, source):
-            for value, rows in zip(*(texts(block) or ((), ())), strict=True):
-                counts[value.as_py()] = counts.get(value.as_py(), 0) + int(rows)
+            encoded = texts(block)
+            if encoded is not None:
+                for value, rows in zip(encoded[0].to_pylist(), encoded[1].tolist(), strict=True):
+                    if rows:
+                        counts[value] = counts.get(value, 0) + rows
     return counts

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pyarrow as pa
 
+from hindcast.profile.columns import nulls
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -49,8 +51,6 @@ def fingerprint64(values: pa.Array) -> Integers:
     [-1541654101129638711, 2794438866806483259, -4880158226897771312]
     """
     values = values.cast(pa.large_string())
-    if values.null_count:
-        values = values.fill_null("")  # the bytes behind a null are arbitrary
     n = len(values)
     if not n:
         return np.empty(0, np.int64)
@@ -61,6 +61,9 @@ def fingerprint64(values: pa.Array) -> Integers:
     with np.errstate(over="ignore"):
         for start in range(0, n, _BLOCK):
             _hash_block(data, offsets[start : start + _BLOCK + 1], result[start : start + _BLOCK])
+    absent = nulls(values)
+    if absent is not None:
+        result[absent] = _K2  # whatever bytes stand behind a null
     return result.view(np.int64)
 
 

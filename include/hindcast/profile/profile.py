@@ -6,7 +6,7 @@ import json
 import struct
 import zlib
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
@@ -75,7 +75,7 @@ class Profile:
             np.zeros((n + c, 2), np.int64),
         )
 
-    def __iadd__(self, other: Profile) -> Profile:
+    def __iadd__(self, other: Profile) -> Self:
         if self.bins.digest != other.bins.digest:
             message = f"profiles of different bins cannot be added: {self.bins.digest} and {other.bins.digest}"
             raise UsageError(message)
@@ -169,7 +169,8 @@ class Sparse:
     Attributes
     ----------
     filled, counts : arrays of shape (n_filled,)
-        Positions in ``numeric.ravel()`` followed by ``categorical.ravel()`` and ``outside.ravel()``, and the counts there.
+        Positions in ``numeric.ravel()`` followed by ``categorical.ravel()`` and ``outside.ravel()``, and the counts
+        there.
     summed, sums : arrays of shape (n_summed,)
         Positions in ``sums.ravel()``, and the fixed-point sums there.
     """
@@ -186,9 +187,17 @@ class Sparse:
     @classmethod
     def from_bytes(cls, content: bytes, bins: Bins) -> Sparse:
         """Read what `Profile.to_bytes` wrote; same errors as `Profile.from_bytes`."""
+        try:
+            return cls._read(content, bins)
+        except (zlib.error, struct.error, ValueError, KeyError) as error:
+            message = f"not a profile, or a damaged one: {error!r}"
+            raise UsageError(message) from error
+
+    @classmethod
+    def _read(cls, content: bytes, bins: Bins) -> Sparse:
         if content[:4] != _MAGIC:
-            message = "not a profile"
-            raise UsageError(message)
+            message = "it does not start like one"
+            raise ValueError(message)
         body = zlib.decompress(content[4:])
         (size,) = struct.unpack_from("<I", body)
         header = json.loads(body[4 : 4 + size])
@@ -197,7 +206,7 @@ class Sparse:
             raise UsageError(message)
         at = 4 + size
 
-        def take(dtype: str, n: int) -> Any:  # noqa: ANN401 - an array
+        def take(dtype: str, n: int) -> Any:
             nonlocal at
             array = np.frombuffer(body, dtype, n, at)
             at += array.nbytes

@@ -1,7 +1,7 @@
 """The kernel: rows are read once, row group by row group, each column decoded, sorted and searched for the bin edges.
 
-Sorting a block and searching the edges in the sorted values costs about half as much as decoding it; searching each
-value in the edges would cost four times as much. Whatever a block of numbers needs happens in place, in one scratch array.
+Sorting a block and searching the edges in the sorted values costs about half as much as decoding it; searching every
+value in the edges would cost four times as much. All that numbers need happens in place, in one scratch array.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from hindcast.profile.columns import Block, buffer_values, nulls, numbers, texts, type_name
+from hindcast.profile.columns import Block, arrow, buffer_values, nulls, numbers, positions, texts, type_name
 from hindcast.profile.hashing import fingerprint64
 from hindcast.profile.profile import (
     INVALID,
@@ -39,9 +39,9 @@ if TYPE_CHECKING:
 MISSING = "(missing)"
 # Numbers are sorted in pieces that stay in the cache.
 _PIECE = 131_072
-# Adding this rounds a float64 below 2**51 to an integer, ties to even, and leaves that integer in its low bits.
-_ROUND = 1.5 * 2.0**52
-_ROUND_BITS = np.float64(_ROUND).view(np.int64)
+# Adding this many units to a float64 below 2**51 units rounds it to whole units, ties to even, and leaves their number
+# in the low bits of the sum.
+_ANCHOR = 1.5 * 2.0**52
 
 
 class RowSink(Protocol):
@@ -105,7 +105,8 @@ class Scanner:
         self.prefix = prefix
         self.profile = Profile.empty(bins)
         self._scratch = np.empty(_PIECE)
-        self._known = [pa.array(values, pa.string()) for values in bins.categories]
+        self._anchors = _ANCHOR * bins.unit
+        self._known = [arrow(values, pa.string()) for values in bins.categories]
         self._numeric_at = {name: i for i, name in enumerate(bins.numeric)}
         self._categorical_at = {name: i for i, name in enumerate(bins.categorical)}
 
@@ -175,7 +176,8 @@ class Scanner:
             piece = self._scratch[: min(_PIECE, found.size - start)]
             piece[:] = found[start : start + _PIECE]
             if absent is not None:
-                np.copyto(piece, np.nan, where=absent[start : start + _PIECE])
+                # all bits set is a NaN; quicker than an assignment under a mask
+                piece.view(np.int64)[:] |= -absent[start : start + _PIECE].astype(np.int64)
             piece.sort()  # -inf first, NaN last
             self._sorted(i, piece)
         slots[NAN] -= values.null_count  # nulls were sorted as NaN
@@ -203,17 +205,17 @@ class Scanner:
         if maximum is not None:
             profile.outside[i, 1] += ordered.size - np.searchsorted(ordered, maximum, side="right")
         filled = np.flatnonzero(per_bin)
-        steps = np.add.reduceat(self._fixed_point(i, ordered), cuts[filled])
-        profile.sums[i, filled] += steps - per_bin[filled] * _ROUND_BITS
+        steps = np.add.reduceat(self._anchored(i, ordered), cuts[filled])
+        # int64 wraps around, there and back
+        profile.sums[i, filled] += steps - per_bin[filled] * self._anchors[i].view(np.int64)
 
-    def _fixed_point(self, i: int, ordered: Floats) -> Integers:
-        """Count steps from the center, each plus `_ROUND_BITS`; int64 wraps, so that it can be taken off their sum."""
+    def _anchored(self, i: int, ordered: Floats) -> Integers:
+        """Count units from the center, each plus the bits of the anchor; `ordered` is overwritten."""
         low, high = self.bins.limits[i]
         if ordered[0] < low or ordered[-1] > high:
             np.clip(ordered, low, high, out=ordered)
         ordered -= self.bins.center[i]
-        ordered *= 1.0 / self.bins.unit[i]  # exact: a power of two
-        ordered += _ROUND
+        ordered += self._anchors[i]
         return ordered.view(np.int64)
 
     def _categorical(self, i: int, values: pa.Array) -> None:
@@ -226,7 +228,9 @@ class Scanner:
             return
         dictionary, rows = encoded
         slots[NULL_CATEGORY] += len(values) - rows.sum()
-        at = buffer_values(pc.index_in(dictionary, value_set=self._known[i]).fill_null(known), np.int32)
+        position = pc.index_in(dictionary, value_set=self._known[i])
+        at, new = buffer_values(position, np.int32), nulls(position)
+        at = at if new is None else np.where(new, known, at)
         per_value = np.bincount(at, weights=rows, minlength=known + 1).astype(np.int64)
         self.profile.categorical[i, :known] += per_value[:-1]
         slots[NEW] += per_value[-1]
@@ -239,10 +243,10 @@ class Scanner:
 
     def _new_values(self, column: str, dictionary: pa.Array, rows: Integers) -> None:
         new = np.flatnonzero(rows)
-        values = dictionary.take(pa.array(new))
+        values = dictionary.take(positions(new))
         # a dictionary may hold a value twice
         keys, first, at = np.unique(fingerprint64(values), return_index=True, return_inverse=True)
         counts = np.bincount(at, weights=rows[new]).astype(np.int64)
-        names = values.take(pa.array(first[:NEW_VALUES_KEPT])).to_pylist()
+        names = values.take(positions(first[:NEW_VALUES_KEPT])).to_pylist()
         found = zip(names, keys.tolist(), counts.tolist(), strict=False)
         self.profile.add_new_values(column, {name: (key, count) for name, key, count in found})

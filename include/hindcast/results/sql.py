@@ -77,8 +77,9 @@ class Store:
         if self.engine.dialect.name == "sqlite":
             event.listen(self.engine, "connect", _prepare_sqlite)
             event.listen(self.engine, "begin", _begin_sqlite)
-        with self._mapped():
-            tables.METADATA.create_all(self.engine)
+        self._writer = self.engine.execution_options(writes=True)
+        with self.transaction() as connection:
+            tables.METADATA.create_all(connection)
 
     @property
     def artifacts(self) -> Path:
@@ -101,7 +102,7 @@ class Store:
     @contextmanager
     def transaction(self) -> Iterator[Connection]:
         """All or nothing."""
-        with self._mapped(), self.engine.begin() as connection:
+        with self._mapped(), self._writer.begin() as connection:
             yield connection
 
     def replace(self, connection: Connection, table: Table, rows: Sequence[Mapping[str, Any]], **key: Any) -> None:  # noqa: ANN401
@@ -145,5 +146,7 @@ def _prepare_sqlite(connection: Any, _record: object) -> None:  # noqa: ANN401 -
 
 
 def _begin_sqlite(connection: Connection) -> None:
-    # IMMEDIATE takes the write lock at once: two writers wait for each other instead of failing half way.
-    connection.exec_driver_sql("BEGIN IMMEDIATE")
+    # IMMEDIATE takes the write lock at once: two writers wait for each other instead of failing half way. A reader takes
+    # none: it sees the rows of before, also while a transaction of its own process is open.
+    writes = connection.get_execution_options().get("writes", False)
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
