@@ -79,13 +79,15 @@ class Airflow:
         self.extra = dict(environment or {})
         self._client: httpx.Client | None = None
         self._children: list[subprocess.Popen[bytes]] = []
+        self._started = False
 
     def __enter__(self) -> Self:
-        self.up()
+        self._started = self.up()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.down()
+        if self._started:  # what was running before stays
+            self.down()
 
     # --- processes ---
 

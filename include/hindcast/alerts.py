@@ -1,6 +1,6 @@
-"""Alerts are a fold over findings in window order: one per onset, seen again, resolved after quiet windows, re-opened if it
-comes back within a day.
+"""Alerts are a fold over findings in window order.
 
+One per onset, seen again, resolved after quiet windows, re-opened if it comes back within a day.
 Running a window again replaces its findings and folds again, so nothing is counted twice. An episode that overlaps one
 that was published keeps that one's id, so that nobody is paged twice for it.
 """
@@ -54,11 +54,13 @@ def _weight(finding: Row) -> tuple[int, int, int, str]:
 
 def alert_id(model: str, kind: str, subject: str, metric: str, opened_at: datetime) -> str:
     """Sixteen hex digits that are the same whenever the same alert is derived again."""
-    text = "\0".join([model, kind, subject, metric, opened_at.isoformat()])
+    text = f"{model}\0{kind}\0{subject}\0{metric}\0{opened_at.isoformat()}"
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def fold(findings: Iterable[Row], judged: Mapping[tuple[str, int], Sequence[datetime]], published: Sequence[Row]) -> list[Row]:
+def fold(
+    findings: Iterable[Row], judged: Mapping[tuple[str, int], Sequence[datetime]], published: Sequence[Row]
+) -> list[Row]:
     """Every alert of one model.
 
     Parameters
@@ -92,8 +94,7 @@ def fold(findings: Iterable[Row], judged: Mapping[tuple[str, int], Sequence[date
     alerts = []
     unclaimed = sorted(published, key=lambda row: row["opened_at"])
     for key in sorted(by_key):
-        for episode in _episodes(by_key[key], judged):
-            alerts.append(_alert(episode, unclaimed))
+        alerts += [_alert(episode, unclaimed) for episode in _episodes(by_key[key], judged)]
     return sorted(alerts, key=lambda a: (a["opened_at"], a["kind"], a["subject"]))
 
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import functools
 import json
 import os
 import sys
-from datetime import UTC, date, datetime, timedelta
+from datetime import date, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,14 +26,21 @@ Command = Any
 
 
 class _Group(click.Group):
-    """Maps our errors to exit statuses, with the message and no traceback."""
+    """Maps our errors to exit statuses, with the message and no traceback (HINDCAST_TRACEBACK=1 shows it)."""
 
-    def invoke(self, ctx: click.Context) -> Any:  # noqa: ANN401 - whatever a command returns
+    def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
         except HindcastError as error:
+            if os.environ.get("HINDCAST_TRACEBACK"):
+                raise
             click.echo(f"hindcast: {error}", err=True)
             ctx.exit(error.exit_status)
+        except OSError as error:
+            if error.errno == errno.EPIPE or os.environ.get("HINDCAST_TRACEBACK"):
+                raise
+            click.echo(f"hindcast: {error}", err=True)
+            ctx.exit(1)
 
 
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
@@ -40,22 +48,26 @@ class _Group(click.Group):
 def main() -> None:
     """Look back at what a model did: data quality, drift, degradation, importance, alerts.
 
-    Times are ISO 8601, UTC unless a zone is given. Exit status: 0 done, whatever was found; 2 bad usage or configuration; 3
-    source missing or unreadable; 4 results store; 1 anything else.
+    Times are ISO 8601, UTC unless a zone is given. Exit status: 0 done, whatever was found; 2 bad usage or configuration;
+    3 source missing or unreadable; 4 results store; 1 anything else.
     """
 
 
 def _common(command: Callable[..., Any]) -> Callable[..., Any]:
     """Options that every subcommand has."""
     options = (
-        click.option("--config", metavar="PATH", help="Model files: a folder or a file [HINDCAST_CONFIG, include/models]."),
-        click.option("--results", metavar="URL", help="Results store [HINDCAST_RESULTS, sqlite:///.hindcast/results.db]."),
+        click.option(
+            "--config", metavar="PATH", help="Model files: a folder or a file [HINDCAST_CONFIG, include/models]."
+        ),
+        click.option(
+            "--results", metavar="URL", help="Results store [HINDCAST_RESULTS, sqlite:///.hindcast/results.db]."
+        ),
         click.option("--json", "as_json", is_flag=True, help="Print JSON."),
     )
     return functools.reduce(lambda wrapped, option: option(wrapped), reversed(options), command)
 
 
-def _say(as_json: bool, content: Any, *lines: str) -> None:  # noqa: ANN401, FBT001
+def _say(as_json: bool, content: Any, *lines: str) -> None:  # noqa: FBT001
     if as_json:
         click.echo(json.dumps(content, indent=2, default=_plain))
     else:
@@ -86,19 +98,23 @@ def _checks(given: str | None) -> list[str]:
 @click.option("--as-of", metavar="T", help="What was not known then does not exist.")
 @_common
 def check(
-    model: str, window: str, only: str | None, as_of: str | None, config: str | None, results: str | None, as_json: bool  # noqa: FBT001
+    model: str,
+    window: str,
+    only: str | None,
+    as_of: str | None,
+    config: str | None,
+    results: str | None,
+    as_json: bool,  # noqa: FBT001
 ) -> None:
     """Check one window of MODEL."""
     from hindcast.checks import Run, execute
     from hindcast.results import tables
 
     wanted = _checks(only)
-    run = Run.open(
-        model, Window.parse(window), parse_time(as_of) if as_of else None, config=config, results=results
-    )
-    if only and "pull" not in wanted and not run.store.rows(tables.windows, **run.key):
-        wanted.insert(0, "pull")
-    elif not only and "pull" not in wanted:
+    run = Run.open(model, Window.parse(window), parse_time(as_of) if as_of else None, config=config, results=results)
+    if (only and "pull" not in wanted and not run.store.rows(tables.windows, **run.key)) or (
+        not only and "pull" not in wanted
+    ):
         wanted.insert(0, "pull")
     found: dict[str, Any] = {}
     failure: HindcastError | None = None
@@ -159,7 +175,9 @@ def replay(
             model, first, last, only=_checks(only), jobs=jobs or cores, again=again, config=config, results=results,
             progress=progress,
         )  # fmt: skip
-    line = f"{facts['windows']} windows, {facts['skipped']} of them checked before, {facts['errors']} checks with errors"
+    line = (
+        f"{facts['windows']} windows, {facts['skipped']} of them checked before, {facts['errors']} checks with errors"
+    )
     _say(as_json, {"model": model, **facts}, line)
 
 
@@ -170,30 +188,53 @@ def replay(
 @click.option("--positive-class", metavar="VALUE", help="Of a binary model [1].")
 @_common
 def init(
-    name: str, reference: str, task: str, positive_class: str | None, config: str | None, results: str | None, as_json: bool  # noqa: ARG001, FBT001
+    name: str,
+    reference: str,
+    task: str,
+    positive_class: str | None,
+    config: str | None,
+    results: str | None,  # noqa: ARG001 - every subcommand has it
+    as_json: bool,  # noqa: FBT001
 ) -> None:
     """Write a model file from a reference: types, ranges, allowed values, missing rates."""
     from hindcast.checks.reference import fit
     from hindcast.infer import infer_features, model_text
     from hindcast.sources.folder import parquet_files
 
+    source = Path(reference.removeprefix("file://")).absolute()
+    positive = _positive(positive_class)
+    model_text(name, task, str(source), {}, positive)  # refuses a name that could not stand in a path
     folder = configuration.location(config)
     path = folder if folder.suffix in {".yaml", ".yml"} else folder / f"{name}.yaml"
     if path.exists():
         message = f"{path}: is already there; remove it or choose another --name"
         raise ConfigError(message)
     draft = configuration.ModelFile.model_validate(
-        {"model": name, "task": task, "logs": {"uri": "."}, "reference": {"uri": str(Path(reference).absolute())}}
+        {"model": name, "task": task, "logs": {"uri": "."}, "reference": {"uri": str(source)}}
     )
-    profile = fit(draft, parquet_files(reference))
+    profile = fit(draft, parquet_files(str(source)))
     features = infer_features(profile)
-    relative = os.path.relpath(Path(reference).absolute(), path.absolute().parent)
-    positive = configuration.yaml.safe_load(positive_class) if positive_class else None
+    relative = os.path.relpath(source, path.absolute().parent)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(model_text(name, task, relative, features, positive), encoding="utf-8")
     configuration.load(path)
     content = {"path": str(path), "features": len(features), "rows": profile.rows}
-    _say(as_json, content, f"{path}: {len(features)} features from {profile.rows} rows. Set logs.uri, then: hindcast validate")
+    _say(
+        as_json,
+        content,
+        f"{path}: {len(features)} features from {profile.rows} rows. Set logs.uri, then: hindcast validate",
+    )
+
+
+def _positive(text: str | None) -> str | int | float | bool | None:
+    """Read a class as YAML would: 1 is a number, late is text."""
+    import yaml
+
+    try:
+        value = yaml.safe_load(text) if text else None
+    except yaml.YAMLError:
+        value = text
+    return value if value is None or isinstance(value, str | int | float | bool) else text
 
 
 @main.command()
@@ -220,9 +261,12 @@ def status(model: str | None, config: str | None, results: str | None, as_json: 
     from hindcast.results.sql import Store
     from hindcast.views import model_status
 
-    models = [configuration.find(model, config)] if model else [
-        item for item in configuration.load_all(config) if not isinstance(item, ConfigError)
-    ]  # fmt: skip
+    models = []
+    for item in [configuration.find(model, config)] if model else configuration.load_all(config):
+        if isinstance(item, ConfigError):
+            click.echo(f"hindcast: {item}", err=True)
+        else:
+            models.append(item)
     store = Store(results)
     found = [model_status(store, item) for item in models]
     lines: list[str] = []
@@ -238,7 +282,13 @@ def status(model: str | None, config: str | None, results: str | None, as_json: 
 @click.option("-o", "--output", required=True, metavar="FILE.html", help="Where to write the page.")
 @_common
 def report(
-    model: str, window: str | None, day: str | None, output: str, config: str | None, results: str | None, as_json: bool  # noqa: FBT001
+    model: str,
+    window: str | None,
+    day: str | None,
+    output: str,
+    config: str | None,
+    results: str | None,
+    as_json: bool,  # noqa: FBT001
 ) -> None:
     """Write one self-contained HTML page about a window or a day."""
     from hindcast.report import pages
@@ -253,7 +303,11 @@ def report(
     else:
         page = pages.day_page(store, item, _day(day or ""))
     pages.write(Path(output), page)
-    _say(as_json, {"path": output, "bytes": len(page.encode())}, f"{output}: {len(page.encode()) / 1e6:.1f} MB, opens offline")
+    _say(
+        as_json,
+        {"path": output, "bytes": len(page.encode())},
+        f"{output}: {len(page.encode()) / 1e6:.1f} MB, opens offline",
+    )
 
 
 def _day(text: str) -> date:
@@ -289,7 +343,13 @@ def diagnose(model: str, start: str, end: str, config: str | None, results: str 
 @click.option("--n-bins", type=click.IntRange(16, 4096), default=1024, show_default=True, help="Bins to fit.")
 @_common
 def profile(
-    uris: tuple[str, ...], bins: str | None, output: str, n_bins: int, config: str | None, results: str | None, as_json: bool  # noqa: ARG001, FBT001
+    uris: tuple[str, ...],
+    bins: str | None,
+    output: str,
+    n_bins: int,
+    config: str | None,  # noqa: ARG001 - every subcommand has it
+    results: str | None,  # noqa: ARG001
+    as_json: bool,  # noqa: FBT001
 ) -> None:
     """Profile Parquet files: the kernel alone. Rows, CPU seconds and peak memory go to stderr."""
     from hindcast.profiling import profile_files
@@ -314,7 +374,10 @@ def incidents(model: str | None, every: bool, config: str | None, results: str |
     lines: list[str] = []
     for row in rows:
         until = f"resolved {time_text(row['resolved_at'])}" if row["resolved_at"] else "open"
-        lines += [f"{row['incident_id']}  {row['severity']}  since {time_text(row['opened_at'])}, {until}", f"  {row['title']}"]
+        lines += [
+            f"{row['incident_id']}  {row['severity']}  since {time_text(row['opened_at'])}, {until}",
+            f"  {row['title']}",
+        ]
         lines += [f"  likely cause: {row['root_cause']}", ""]
     _say(as_json, rows, *(lines or ["no open incidents" if not every else "no incidents"]))
 

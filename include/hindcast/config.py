@@ -9,11 +9,11 @@ import difflib
 import hashlib
 import json
 import os
+import re
 from datetime import UTC, date, datetime, time
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
-from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import yaml
@@ -27,19 +27,26 @@ if TYPE_CHECKING:
 
 DEFAULT_DIRECTORY = Path("include/models")
 MANUAL = "manual"
+# What the fields of a cron expression may hold, after the minute: hour, day, month, weekday.
+_CRON_RANGES = ((0, 23), (1, 31), (1, 12), (0, 7))
 
 Task = Literal["binary", "multiclass", "regression"]
 Kind = Literal["numeric", "categorical"]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 
 
-def _as_moment(value: object) -> object:
-    """YAML reads `2013-01-01` as a date; a moment without a zone is UTC."""
-    if isinstance(value, datetime):
-        return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
-    if isinstance(value, date):
-        return datetime.combine(value, time(), tzinfo=UTC)
-    return value
+def _as_moment(value: object) -> datetime:
+    """A date of YAML or an ISO 8601 text as a moment; without a zone it is UTC."""
+    try:
+        if isinstance(value, str):
+            value = datetime.fromisoformat(value)
+        elif isinstance(value, date) and not isinstance(value, datetime):
+            value = datetime.combine(value, time())
+        if isinstance(value, datetime):
+            return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+    except (ValueError, OverflowError):
+        pass
+    raise ValueError("is no moment; allowed: a date or time such as 2013-01-01 or 2013-01-01T15:00Z")
 
 
 def _known_metric(name: str) -> str:
@@ -53,7 +60,7 @@ def _known_metric(name: str) -> str:
 def _known_zone(name: str) -> str:
     try:
         ZoneInfo(name)
-    except (ZoneInfoNotFoundError, ValueError):
+    except (ZoneInfoNotFoundError, ValueError, OSError):
         message = "is no time zone; allowed: a name of the IANA database such as UTC or America/New_York"
         raise ValueError(message) from None
     return name
@@ -62,19 +69,28 @@ def _known_zone(name: str) -> str:
 def _known_cron(expression: str) -> str:
     if expression == MANUAL:
         return expression
-    fields = expression.split()
-    minute = fields[0] if len(fields) == 5 else ""
-    if not (minute.isdigit() and int(minute) < 60):
-        message = "is no hourly cron expression; allowed: five fields with a fixed minute, such as '10 * * * *', or 'manual'"
+    minute, *others = expression.split() or [""]
+    fixed = re.fullmatch(r"[0-5]?[0-9]", minute)
+    if not (fixed and len(others) == 4 and all(map(_in_cron, others, _CRON_RANGES))):
+        message = (
+            "is no hourly cron expression; allowed: five fields with a fixed minute, such as '10 * * * *', or 'manual'"
+        )
         raise ValueError(message)
     return expression
+
+
+def _in_cron(field: str, bounds: tuple[int, int]) -> bool:
+    """Whether every part of a cron field is ``*``, a number or a range within `bounds`, with or without a step."""
+    parts = [re.fullmatch(r"(?:\*|([0-9]{1,2})(?:-([0-9]{1,2}))?)(?:/[1-9][0-9]?)?", part) for part in field.split(",")]
+    numbers = [int(number) for part in parts if part for number in part.groups() if number]
+    return all(parts) and all(bounds[0] <= number <= bounds[1] for number in numbers)
 
 
 Moment = Annotated[datetime, BeforeValidator(_as_moment)]
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True, protected_namespaces=())
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, protected_namespaces=())
 
 
 class Owner(_Section):
@@ -173,7 +189,10 @@ class BusinessMetric(_Section):
 
 
 class Schedule(_Section):
-    """When a window is checked: a cron expression, or ``manual`` for never by itself. `timezone` is where seasons are counted, so that daylight saving shifts nothing."""
+    """When a window is checked: a cron expression, or ``manual`` for never by itself.
+
+    `timezone` is where seasons are counted, so that daylight saving shifts nothing.
+    """
 
     hourly: Annotated[str, AfterValidator(_known_cron)] | None = None
     settle_minutes: int = Field(10, ge=0, le=24 * 60)
@@ -213,10 +232,9 @@ class ModelFile(_Section):
 
     def resolve(self, uri: str) -> str:
         """Make a relative path absolute; it is relative to the model file's own directory."""
-        parts = urlsplit(uri)
-        if parts.scheme == "file":
-            return parts.path
-        if parts.scheme:
+        if uri.startswith("file://"):
+            uri = uri.removeprefix("file://").removeprefix("localhost/") or "/"
+        elif "://" in uri:
             return uri
         return str((self.path.parent / uri).resolve())
 
@@ -226,7 +244,7 @@ class _Loader(yaml.SafeLoader):
 
 
 def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
-    keys = [loader.construct_object(key) for key, _ in node.value]  # type: ignore[no-untyped-call]
+    keys = [loader.construct_object(key) for key, _ in node.value]
     for key in keys:
         if keys.count(key) > 1:
             message = f"key {key!r} stands twice, line {node.start_mark.line + 1} and below"
@@ -252,14 +270,14 @@ def _allowed_keys(location: tuple[int | str, ...]) -> list[str]:
     return [f.alias or n for n, f in section.model_fields.items() if n != "path"]
 
 
-def _section_of(annotation: Any) -> Any:  # noqa: ANN401 - a type of any shape
+def _section_of(annotation: Any) -> Any:
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return annotation
     inner = [_section_of(a) for a in getattr(annotation, "__args__", ())]
     return next((s for s in inner if s is not None), None)
 
 
-def _explain(error: Any) -> str:  # noqa: ANN401 - pydantic's ErrorDetails
+def _explain(error: Any) -> str:
     """One line of a refusal: key, value, what is allowed."""
     location = tuple(part for part in error["loc"] if not (isinstance(part, str) and part.startswith("function-")))
     key = ".".join(str(part) for part in location) or "(file)"
@@ -291,7 +309,16 @@ def load(path: Path) -> ModelFile:
     except (OSError, UnicodeDecodeError) as error:
         message = f"{path}: cannot be read: {error}"
         raise ConfigError(message) from error
-    except yaml.YAMLError as error:
+    # PyYAML lets Python's own errors through: a day 2013-13-45, an !!int of letters, brackets without end.
+    except (
+        yaml.YAMLError,
+        ValueError,
+        TypeError,
+        LookupError,
+        AttributeError,
+        ArithmeticError,
+        RecursionError,
+    ) as error:
         message = f"{path}: is no valid YAML: {' '.join(str(error).split())}"
         raise ConfigError(message) from error
     if not isinstance(content, dict):
@@ -325,7 +352,8 @@ def paths(given: str | os.PathLike[str] | None = None) -> list[Path]:
         return sorted(p for p in place.iterdir() if p.suffix in {".yaml", ".yml"})
     if place.is_file():
         return [place]
-    message = f"{place}: no such file or directory; model files are looked for in --config, HINDCAST_CONFIG or {DEFAULT_DIRECTORY}"
+    looked = f"--config, HINDCAST_CONFIG or {DEFAULT_DIRECTORY}"
+    message = f"{place}: no such file or directory; model files are looked for in {looked}"
     raise ConfigError(message)
 
 

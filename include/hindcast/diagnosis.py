@@ -1,7 +1,7 @@
 """Diagnosis: which part of the traffic an incident comes from, and what changed with it.
 
-The loss of a period is split over the segments: each segment's rows times how much worse it did than in the week before.
-What is left when the worst segments are set aside tells a local cause (one carrier's outage) from a general one.
+Each segment is held against itself in the days before, and against the rest of the traffic meanwhile: that tells a local
+cause (one carrier's outage) from a general one (a storm), even when the whole did as well as ever.
 """
 
 from __future__ import annotations
@@ -24,25 +24,32 @@ if TYPE_CHECKING:
     from hindcast.results.sql import Store
 
 _NAMED = 3
-_LEAST_ROWS = 5
-_MOST_OF_IT = 0.5
+_SHOWN = 6
+_LEAST_ROWS = 10
+_CONSPICUOUS = 3.5
 
 
 @dataclass(frozen=True)
 class Part:
-    """A segment in the period and in the days before; `share` is its part of the model's loss."""
+    """A segment in the period and in the days before.
+
+    `share` is its part of what the segments of its column lost; `sigmas` by how many standard errors it fell further than the
+    rest of the traffic.
+    """
 
     segment: str
     rows: int
     value: float
     baseline: float
     share: float
+    sigmas: float
 
     @property
     def says(self) -> str:
         """In words."""
         change = f", {(self.value - self.baseline) / abs(self.baseline):+.0%}" if self.baseline else ""
-        return f"{self.segment}: {self.value:.3g} against {self.baseline:.3g}{change}, {self.rows} labels, {self.share:.0%} of the loss"
+        far = f", {self.sigmas:.1f} standard errors beyond the rest" if self.sigmas >= 1 else ""
+        return f"{self.segment}: {self.value:.3g} against {self.baseline:.3g}{change}, {self.rows} labels{far}"
 
 
 @dataclass(frozen=True)
@@ -109,7 +116,7 @@ def diagnose(store: Store, model: ModelFile, start: datetime, end: datetime) -> 
 
 
 def _periods(store: Store, model: ModelFile, start: datetime, end: datetime) -> tuple[int | None, Any, Any]:
-    """Label age with the most windows of the period (the greatest of equals), sums of the period and of the days before."""
+    """Label age with the most windows of the period (the greatest of equals), sums of it and of the days before."""
     table = tables.outcomes
     rows = store.rows(table, table.c.window_start >= start, table.c.window_start < end, model_name=model.model)
     counted: dict[int, int] = {}
@@ -141,23 +148,36 @@ def _whole(task: str, sums: Mapping[str, Sequence[float]]) -> float | None:
 
 
 def _parts(model: ModelFile, now: Mapping[str, Sequence[float]], then: Mapping[str, Sequence[float]]) -> list[Part]:
-    """The segments that lost most, worst first."""
-    if "*" not in now or "*" not in then:
+    """The segments that got worse, most conspicuous first."""
+    if not (now.get("*", [0])[0] and then.get("*", [0])[0]):
         return []
     sign = 1.0 if METRICS[PRIMARY[model.task]].worse == "lower" else -1.0
-    mean = {name: sums[1] / sums[0] for name, sums in now.items() if sums[0]}
-    base = {name: sums[1] / sums[0] for name, sums in then.items() if sums[0]}
-    if "*" not in mean or "*" not in base:
-        return []
-    lost = sign * (base["*"] - mean["*"]) * now["*"][0]
-    found = []
-    for name in mean:
-        if name == "*" or name not in base or now[name][0] < _LEAST_ROWS:
+    found, lost = [], dict[str, float]()
+    for name in now:
+        if name == "*" or now[name][0] < _LEAST_ROWS or not then.get(name, [0])[0]:
             continue
-        own = sign * (base[name] - mean[name]) * now[name][0]
-        found.append(Part(name, int(now[name][0]), mean[name], base[name], own / lost if lost > 0 else 0.0))
-    found.sort(key=lambda p: (-sign * (p.baseline - p.value) * p.rows, p.segment))
-    return [p for p in found if sign * (p.baseline - p.value) > 0][: 2 * _NAMED]
+        value, baseline = now[name][1] / now[name][0], then[name][1] / then[name][0]
+        own = sign * (baseline - value)
+        if own > 0:
+            column = name.split("=", 1)[0]
+            lost[column] = lost.get(column, 0.0) + own * now[name][0]
+            found.append((name, value, baseline, own, _sigmas(sign, own, name, now, then)))
+    parts = [
+        Part(name, int(now[name][0]), value, baseline, own * now[name][0] / lost[name.split("=", 1)[0]], sigmas)
+        for name, value, baseline, own, sigmas in found
+    ]
+    return sorted(parts, key=lambda p: (-p.sigmas, p.segment))[:_SHOWN]
+
+
+def _sigmas(
+    sign: float, own: float, name: str, now: Mapping[str, Sequence[float]], then: Mapping[str, Sequence[float]]
+) -> float:
+    """Standard errors by which a segment fell further than the rest; rows count as independent, so it ranks, no more."""
+    (n, _, _), (m, total, squares) = now[name], then[name]
+    rest = [now["*"][k] - now[name][k] for k in range(3)], [then["*"][k] - then[name][k] for k in range(3)]
+    shared = max(0.0, sign * (rest[1][1] / rest[1][0] - rest[0][1] / rest[0][0])) if rest[0][0] and rest[1][0] else 0.0
+    variance = max(squares / m - (total / m) ** 2, 1e-12) * (1 / n + 1 / m)
+    return float(max(0.0, own - shared) / variance**0.5)
 
 
 def _findings(store: Store, model: ModelFile, start: datetime, end: datetime) -> tuple[list[str], list[str]]:
@@ -174,32 +194,31 @@ def _findings(store: Store, model: ModelFile, start: datetime, end: datetime) ->
 
 
 def _cause(
-    metric: str, value: float | None, baseline: float | None, parts: Sequence[Part], drifted: Sequence[str], failed: Sequence[str]
+    metric: str,
+    value: float | None,
+    baseline: float | None,
+    parts: Sequence[Part],
+    drifted: Sequence[str],
+    failed: Sequence[str],
 ) -> str:
     """The most specific thing that the figures support."""
+    causes = []
     if failed:
-        return f"broken data: {failed[0]}" + (f", and {len(failed) - 1} more" if len(failed) > 1 else "")
+        causes.append(f"broken data: {failed[0]}" + (f", and {len(failed) - 1} more" if len(failed) > 1 else ""))
     harm = METRICS[metric].worse
     lost = value is not None and baseline is not None and (value < baseline if harm == "lower" else value > baseline)
-    if not lost:
-        changed = f"inputs changed ({drifted[0]}), and {metric} did not suffer" if drifted else "nothing stands out"
-        return changed
-    by_column: dict[str, list[Part]] = {}
-    for part in parts:
-        by_column.setdefault(part.segment.split("=", 1)[0], []).append(part)
-    for members in sorted(by_column.values(), key=lambda ms: -sum(m.share for m in ms[:_NAMED])):
-        local = [m for m in members if m.share >= _MOST_OF_IT / _NAMED][:_NAMED]
-        share = sum(m.share for m in local)
-        if local and share >= _MOST_OF_IT and _stand_out(local, value or 0.0, baseline or 0.0):
-            names = " and ".join(m.segment for m in local)
-            return f"local to {names}: {min(share, 1.0):.0%} of the loss of {metric} lies there"
-    if drifted:
-        return f"the whole of the traffic, with changed inputs: {'; '.join(d.split(':')[0] for d in drifted[:5])}"
-    return "the whole of the traffic, while no input changed: the relation between inputs and outcome did"
-
-
-def _stand_out(local: Sequence[Part], value: float, baseline: float) -> bool:
-    """A segment explains a loss when it fell at least half as much again as the whole did."""
-    whole = abs(value - baseline)
-    rows = sum(p.rows for p in local)
-    return sum(abs(p.value - p.baseline) * p.rows for p in local) / max(rows, 1) >= 1.5 * whole
+    local = [part for part in parts if part.sigmas >= _CONSPICUOUS]
+    # One column tells it best: the carrier, rather than the airport that this carrier flies from.
+    column = local[0].segment.split("=", 1)[0] if local else ""
+    named = [part for part in local if part.segment.split("=", 1)[0] == column][:_NAMED]
+    if named:
+        share = sum(part.share for part in named)
+        fell = " and ".join(f"{part.segment} ({part.value:.2g} against {part.baseline:.2g})" for part in named)
+        rest = "the rest of the traffic suffered less" if lost else "the rest of the traffic did as well as ever"
+        causes.append(f"local to {fell}: {share:.0%} of what any {column} lost; {rest}")
+    if not causes and drifted:
+        names = "; ".join(d.split(":")[0] for d in drifted[:5])
+        causes.append(f"inputs changed ({names})" + ("" if lost else f", and {metric} did not suffer"))
+    if not causes and lost:
+        causes.append("the whole of the traffic, while no input changed: the relation between inputs and outcome did")
+    return "; ".join(causes) or "nothing stands out"

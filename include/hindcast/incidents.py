@@ -1,4 +1,4 @@
-"""Incidents: alerts of one model that are open together are one incident, from its first onset to its last resolution."""
+"""Incidents: alerts of one model that are open together, from the first onset to the last resolution."""
 
 from __future__ import annotations
 

@@ -37,10 +37,23 @@ _ALL = [
     Metric("chi2_statistic", "drift", "chi-square homogeneity", "higher", 0, INF, null="degrees of freedom"),
     Metric("phi_squared", "drift", "φ² (chi-square / n, balanced)", "higher", 0, INF, null="df·(1/n + 1/m)"),
     Metric("population_stability_index", "drift", "PSI", "higher", 0, INF, "nats", "(bins − 1)·(1/n + 1/m)"),
-    Metric("jensen_shannon_distance", "drift", "Jensen-Shannon distance, base 2", "higher", 0, 1, null="falls as 1/sqrt(n)"),
-    Metric("wasserstein_normalized", "drift", "Wasserstein distance / σ of the baseline", "higher", 0, INF, "σ", "falls as 1/sqrt(n)"),
+    Metric(
+        "jensen_shannon_distance", "drift", "Jensen-Shannon distance, base 2", "higher", 0, 1, null="falls as 1/sqrt(n)"
+    ),
+    Metric(
+        "wasserstein_normalized",
+        "drift",
+        "Wasserstein distance / σ of the baseline",
+        "higher",
+        0,
+        INF,
+        "σ",
+        "falls as 1/sqrt(n)",
+    ),
     Metric("missing_ratio_change", "drift", "change of the missing ratio", "higher", -1, 1, null="0"),
-    Metric("new_category_ratio_change", "drift", "change of the ratio of unknown categories", "higher", -1, 1, null="0"),
+    Metric(
+        "new_category_ratio_change", "drift", "change of the ratio of unknown categories", "higher", -1, 1, null="0"
+    ),
     Metric("out_of_range_ratio", "drift", "rows far outside the good history", "higher", 0, 1, null="0"),
     # performance, classification; the names are scikit-learn's
     Metric("accuracy", "performance", "accuracy", "lower", 0, 1),
@@ -75,7 +88,7 @@ _ALL = [
     Metric("freshness_minutes", "quality", "age of the newest prediction at the window's end", "higher", 0, INF, "min"),
     Metric("misplaced_ratio", "quality", "rows whose timestamp lies outside their partition", "higher", 0, 1),
     Metric("unreadable_objects", "quality", "log objects that could not be read", "higher", 0, INF, "objects"),
-    # importance
+    # what the predictions stand on
     Metric("mean_absolute_shap", "importance", "mean |SHAP value|", None, 0, INF),
 ]
 

@@ -12,6 +12,7 @@ import pyarrow as pa
 
 from hindcast.errors import SourceMissing, SourceUnreadable
 from hindcast.profile import files
+from hindcast.profile.columns import leaves, source_name
 from hindcast.profile.fit import feature_columns, fit_bins, kind_of
 from hindcast.profile.scan import Scanner
 from hindcast.sources.folder import parquet_files
@@ -30,6 +31,11 @@ def profile_files(uris: Sequence[str], bins_from: str | None, output: Path, n_bi
     Returns
     -------
     dict with rows, columns, bins_digest, cpu_seconds (of the whole process, start included) and peak_mb.
+
+    Raises
+    ------
+    SourceMissing, SourceUnreadable
+        A file is not there, is no Parquet, or has no column to profile.
     """
     known: Bins | None = None
     if bins_from:
@@ -37,12 +43,20 @@ def profile_files(uris: Sequence[str], bins_from: str | None, output: Path, n_bi
             message = f"{bins_from}: no such file; --bins takes what `hindcast profile -o` wrote"
             raise SourceMissing(message)
         known = files.load(Path(bins_from)).bins
-    opened = [file for uri in uris for file in parquet_files(uri, known.categorical if known else ())]
+    opened = _open(uris)
     prefix, columns = feature_columns(list(dict.fromkeys(n for f in opened for n in f.schema_arrow.names)))
+    kinds = _kinds(opened, columns)
+    if not (known or kinds):
+        message = (
+            f"{', '.join(uris)}: no column to profile; features are named feature_*, or not as a column of the log"
+        )
+        raise SourceUnreadable(message)
+    texts = known.categorical if known else [name for name, kind in kinds.items() if kind == "categorical"]
+    # a file that lacks a column cannot be asked for it as a dictionary
+    everywhere = set.intersection(*map(leaves, opened))
+    opened = _open(uris, sorted(everywhere & {source_name(name, prefix) for name in texts}))
     try:
-        bins = known or fit_bins(opened, _kinds(opened, columns), n_bins, prefix=prefix)
-        if not known:
-            opened = [file for uri in uris for file in parquet_files(uri, bins.categorical)]
+        bins = known or fit_bins(opened, kinds, n_bins, prefix=prefix)
         scanner = Scanner(bins, prefix=prefix)
         for file in opened:
             scanner.read(file)
@@ -58,6 +72,10 @@ def profile_files(uris: Sequence[str], bins_from: str | None, output: Path, n_bi
         "cpu_seconds": round(time.process_time(), 3),
         "peak_mb": round(_peak_mb(), 1),
     }
+
+
+def _open(uris: Sequence[str], dictionaries: Sequence[str] = ()) -> list[pq.ParquetFile]:
+    return [file for uri in uris for file in parquet_files(uri, dictionaries)]
 
 
 def _kinds(opened: Sequence[pq.ParquetFile], columns: dict[str, str]) -> dict[str, str]:

@@ -1,7 +1,7 @@
 """Pushes metrics to a Prometheus Pushgateway, from an outbox that was filled when the results were committed.
 
-One group per (job, model_name, check), replaced as a whole with PUT. No check waits for the gateway; while it is down the
-outbox holds the newest window of each check, and nothing older ever replaces it.
+One group per (job, model_name, check), replaced as a whole with PUT. No check waits for the gateway; while it is down
+the outbox holds the newest window of each check, and nothing older ever replaces it, also once it was pushed.
 """
 
 from __future__ import annotations
@@ -9,8 +9,9 @@ from __future__ import annotations
 import json
 import os
 from typing import TYPE_CHECKING, Any
+from urllib.error import HTTPError
 
-from sqlalchemy import delete
+from sqlalchemy import update
 
 from hindcast.errors import HindcastError
 from hindcast.results import tables
@@ -72,7 +73,9 @@ def _quality(_model: str, rows: dict[str, Any], result: Result) -> list[list[Any
         samples_.append(["ml_data_quality_success_ratio", {}, result.facts["success_ratio"]])
     missing = [row for row in found if row["metric"] == "missing_ratio" and row["value"] is not None]
     missing.sort(key=lambda row: (-row["value"], row["subject"]))
-    samples_ += [["ml_feature_missing_ratio", {"feature_name": r["subject"]}, r["value"]] for r in missing[:TOP_FEATURES]]
+    samples_ += [
+        ["ml_feature_missing_ratio", {"feature_name": r["subject"]}, r["value"]] for r in missing[:TOP_FEATURES]
+    ]
     return samples_
 
 
@@ -92,7 +95,7 @@ def _drift(_model: str, rows: dict[str, Any], result: Result) -> list[list[Any]]
     return samples_
 
 
-def _performance(_model: str, rows: dict[str, Any], result: Result) -> list[list[Any]]:
+def _performance(_model: str, _rows: dict[str, Any], result: Result) -> list[list[Any]]:
     written = [row for name, _, some in result.writes if name == "performance" for row in some]
     newest: dict[tuple[str, str], dict[str, Any]] = {}
     for row in written:
@@ -117,32 +120,42 @@ def _importance(_model: str, rows: dict[str, Any], _result: Result) -> list[list
 
 def _triage(_model: str, _rows: dict[str, Any], result: Result) -> list[list[Any]]:
     found = []
-    for key, count in result.facts["by_severity"].items():
+    for key, count in result.facts.get("by_severity", {}).items():
         kind, severity = key.split("/")
         found.append(["ml_alerts_firing", {"kind": kind, "severity": severity}, count])
     return found
 
 
 def drain(store: Store, url: str | None = None) -> dict[str, Any]:
-    """Push everything in the outbox; a group that was pushed leaves it.
+    """Push everything that waits in the outbox. What was pushed is emptied and stays, so that nothing older follows it.
 
     Raises
     ------
     PushFailed
-        The gateway refused or could not be reached.
+        The gateway could not be reached, or refused a group; the others were pushed.
     """
     url = url or gateway()
     if url is None:
         return {"status": "ok", "reason": "no gateway is configured (HINDCAST_PUSHGATEWAY)", "pushed": 0}
-    pending = store.rows(tables.outbox)
+    table = tables.outbox
+    pending, refused = store.rows(table, table.c.content != ""), []
     for row in pending:
-        _push(url, row["model_name"], row["check"], json.loads(row["content"]))
-        table = tables.outbox
-        same = (table.c.model_name == row["model_name"], table.c.check == row["check"])
+        try:
+            _push(url, row["model_name"], row["check"], json.loads(row["content"]))
+        except HTTPError as error:
+            refused.append(f"{row['model_name']} {row['check']}: {error}")
+            continue
+        except OSError as error:
+            message = f"Pushgateway {url}: {error}; what was to be pushed stays in the outbox"
+            raise PushFailed(message) from error
+        # Something newer may have come meanwhile: only what was pushed is emptied.
+        same = [table.c[name] == row[name] for name in ("model_name", "check", "window_start", "content")]
         with store.transaction() as connection:
-            # A newer window may have come meanwhile: only what was pushed goes.
-            connection.execute(delete(table).where(*same, table.c.window_start == row["window_start"]))
-    return {"status": "ok", "reason": "", "pushed": len(pending)}
+            connection.execute(update(table).where(*same).values(content=""))
+    if refused:
+        message = f"Pushgateway {url} refused {'; '.join(refused)}; it stays in the outbox"
+        raise PushFailed(message)
+    return {"status": "ok", "reason": "" if pending else "nothing waits to be pushed", "pushed": len(pending)}
 
 
 def _push(url: str, model: str, check: str, content: list[list[Any]]) -> None:
@@ -155,8 +168,4 @@ def _push(url: str, model: str, check: str, content: list[list[Any]]) -> None:
             gauges[name] = Gauge(name, _HELP[name], sorted(labels), registry=registry)
         gauge = gauges[name].labels(**labels) if labels else gauges[name]
         gauge.set(value)
-    try:
-        push_to_gateway(url, job=JOB, registry=registry, grouping_key={"model_name": model, "check": check}, timeout=10)
-    except OSError as error:
-        message = f"Pushgateway {url}: {error}; what was to be pushed stays in the outbox"
-        raise PushFailed(message) from error
+    push_to_gateway(url, job=JOB, registry=registry, grouping_key={"model_name": model, "check": check}, timeout=10)

@@ -1,13 +1,16 @@
 """Replay: hour by hour, each as of its own settle time, as if Hindcast had been there.
 
-Hours are read, validated and explained in parallel, ahead of the rest; drift, performance and triage follow in order, since
-each hour's decision stands on those before it. One process writes, so every number of jobs gives the same tables.
+Hours are read, validated and explained in parallel, ahead of the rest; drift, performance and triage follow in order,
+since each hour's decision stands on those before it. One process writes, so every number of jobs gives the same tables.
 """
 
 from __future__ import annotations
 
 import json
 import multiprocessing
+import os
+import signal
+import threading
 import time
 from collections import deque
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -72,9 +75,12 @@ def replay(
     if not todo:
         return {"windows": len(windows), "skipped": done, "errors": 0}
     run = Run(model, todo[0], todo[0].end + settle(model), store)
-    _ = run.reference  # fitted once, here, before the others look for it
+    # The reference is fitted once, here, before the others look for it; what is held is held by every window's run.
+    _ = run.reference, run.history, run.outcomes, run.memories
     skipped = done
     plan = [(window, _ahead_of(window, wanted, pulled)) for window in todo]
+    if any("pull" in checks for _, checks in plan):
+        _ = run.logs  # logs that do not exist are one error, not one per window
     for window, prepared in _prepared(name, plan, jobs, config, results, run):
         run = run.at(window, window.end + settle(model))
         errors += _finish(run, prepared, wanted)
@@ -121,7 +127,8 @@ def _prepared(
         return
     with ExitStack() as stack:
         context = multiprocessing.get_context("spawn")
-        pool = stack.enter_context(ProcessPoolExecutor(jobs, mp_context=context))
+        pool = stack.enter_context(ProcessPoolExecutor(jobs, mp_context=context, initializer=_end_with_parent))
+        stack.callback(pool.shutdown, wait=False, cancel_futures=True)
         waiting: deque[tuple[Window, Future[list[Timed]]]] = deque()
         for window, checks in plan:
             if len(waiting) == _MOST_AHEAD:
@@ -130,6 +137,19 @@ def _prepared(
             waiting.append((window, pool.submit(prepare, name, window, checks, config, results)))
         for first, future in waiting:
             yield first, future.result()
+
+
+def _end_with_parent() -> None:
+    """A killed replay leaves no process behind, and Ctrl-C is the parent's to answer."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = multiprocessing.parent_process()
+
+    def watch() -> None:
+        if parent is not None:
+            parent.join()
+            os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def prepare(name: str, window: Window, checks: Sequence[str], config: str | None, results: str | None) -> list[Timed]:

@@ -1,8 +1,8 @@
 """How much a number moves when nothing is wrong, and what it must exceed to be worth waking somebody.
 
-A squared distance of two samples has a noise floor that follows from their sizes, ``v = 1/n + 1/m``. Real streams move more
-than that from hour to hour: flights of one hour share one weather report. This benign spread, τ², is estimated per series
-from the history of *excesses* ``e = stat - median·v``, from medians, so that past incidents do not inflate it.
+A squared distance of two samples has a noise floor that follows from their sizes, ``v = 1/n + 1/m``. Real streams move
+more than that from hour to hour: flights of one hour share one weather report. This benign spread, τ², is estimated per
+series from the history of *excesses* ``e = stat - median·v``, from medians, so that past incidents do not inflate it.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def kolmogorov_quantile(alpha: float) -> float:
     return float(special.kolmogi(alpha) ** 2)
 
 
-def chi2_quantile(alpha: float, df: Any) -> Any:  # noqa: ANN401 - scalar or array alike
+def chi2_quantile(alpha: float, df: Any) -> Any:
     """Upper quantile of χ² with `df` degrees of freedom.
 
     Examples
@@ -67,8 +67,8 @@ def chi2_quantile(alpha: float, df: Any) -> Any:  # noqa: ANN401 - scalar or arr
 def alpha_of(budget_per_week: float, scale: int, n_series: int, n_scales: int = 3) -> float:
     """Level of one test, so that all of a week's together raise `budget_per_week` false alarms.
 
-    Windows of 6 or 24 hours overlap from hour to hour: a week has 28 or 7 independent ones, and each scale has a share of
-    the budget.
+    Windows of 6 or 24 hours overlap from hour to hour: a week has 28 or 7 independent ones, and each scale has a share
+    of the budget.
 
     Examples
     --------
@@ -135,7 +135,7 @@ def record(excess: Floats, recent: int, few: int = _FEW) -> Floats:
     ----------
     excess : float64 array of shape (n_remembered, n_series), NaN where there was none
     recent : int
-        So many of the last rows do not count: they overlap the window, and what now rises towards an alarm is no record.
+        So many of the last rows do not count: they overlap the window, and what rises towards an alarm is no record.
     few : int
         With so many remembered, the margin is twice what it is with very many.
 
@@ -144,7 +144,7 @@ def record(excess: Floats, recent: int, few: int = _FEW) -> Floats:
     >>> record(np.full((72, 1), 0.1), 0).round(6)
     array([0.3])
     """
-    excess = excess[: len(excess) - recent]
+    excess = excess[: max(len(excess) - recent, 0)]
     count = np.isfinite(excess).sum(axis=0)
     largest = np.where(np.isfinite(excess), excess, 0.0).max(axis=0, initial=0.0)
     bound: Floats = RECORD_MARGIN * (1 + few / np.maximum(count, 1)) * largest
@@ -153,11 +153,12 @@ def record(excess: Floats, recent: int, few: int = _FEW) -> Floats:
 
 @dataclass
 class Memory:
-    """What is remembered of one hour; `excess`, `noise` and `peak` of shape (n_tiers, n_scales, n_series), NaN for nothing.
+    """What is remembered of one hour.
 
-    `open_hours` counts, per series, the hours since an episode began (0: none); `quiet` the quiet hours in a row; `peak` is
-    the largest excess of the episode. The noise of an excess that a closed episode taught is infinite: it bounds, and
-    does not enter the median.
+    `excess`, `noise` and `peak` have shape (n_tiers, n_scales, n_series), NaN for nothing. `open_hours` counts, per
+    series, the hours since an episode began (0: none); `quiet` the quiet hours in a row; `peak` is the largest excess
+    of the episode. The noise of an excess that a closed episode taught is infinite: it bounds, and does not enter the
+    median.
     """
 
     excess: Floats
@@ -170,8 +171,8 @@ class Memory:
     def blank(cls, n_tiers: int, n_scales: int, n_series: int) -> Memory:
         """Nothing yet."""
         shape = (n_tiers, n_scales, n_series)
-        zeros = np.zeros(n_series, np.int32)
-        return cls(*(np.full(shape, np.nan) for _ in range(3)), zeros, zeros.copy())
+        excess, noise, peak = (np.full(shape, np.nan) for _ in range(3))
+        return cls(excess, noise, peak, np.zeros(n_series, np.int32), np.zeros(n_series, np.int32))
 
     def turn(self, before: Memory | None, drifted: Flags, *, teaches_within: int = TEACHES_WITHIN) -> None:
         """Open and close episodes; while one is open, nothing is learnt but its size, if it closes soon by itself."""

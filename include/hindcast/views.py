@@ -50,7 +50,9 @@ class ModelStatus:
                 f"since {time_text(alert['opened_at'])}"
             )
         if self.incident:
-            lines.append(f"  incident {self.incident['incident_id']} {self.incident['severity']}: {self.incident['root_cause']}")
+            lines.append(
+                f"  incident {self.incident['incident_id']} {self.incident['severity']}: {self.incident['root_cause']}"
+            )
         return lines
 
     def to_json(self) -> dict[str, Any]:
@@ -113,7 +115,10 @@ def checklist(store: Store, model: ModelFile) -> list[dict[str, Any]]:
         if artifact is None:
             return "no explain.model: no importance"
         load_model(
-            Path(model.resolve(artifact.uri)), format=artifact.format, sha256=artifact.sha256, allow_pickle=artifact.allow_pickle
+            Path(model.resolve(artifact.uri)),
+            format=artifact.format,
+            sha256=artifact.sha256,
+            allow_pickle=artifact.allow_pickle,
         )
         return f"{artifact.format}, sha256 matches" if artifact.sha256 else f"{artifact.format}, without sha256"
 
@@ -122,12 +127,22 @@ def checklist(store: Store, model: ModelFile) -> list[dict[str, Any]]:
         _item("labels", labels),
         _item("reference", reference),
         _item("model artifact", explained),
-        {"what": "owner", "ok": model.owner.team != "unowned", "says": f"{model.owner.team}, on call {model.owner.oncall}"},
+        {
+            "what": "owner",
+            "ok": model.owner.team != "unowned",
+            "says": f"{model.owner.team}, on call {model.owner.oncall}",
+        },
         {"what": "features", "ok": bool(model.features), "says": f"{len(model.features)} described in the model file"},
         {"what": "Pushgateway", "ok": True, "says": os.environ.get("HINDCAST_PUSHGATEWAY") or "none configured"},
     ]
     newest = _newest(store, model)
-    items.append({"what": "checked", "ok": newest is not None, "says": f"newest window {time_text(newest)}" if newest else "never"})
+    items.append(
+        {
+            "what": "checked",
+            "ok": newest is not None,
+            "says": f"newest window {time_text(newest)}" if newest else "never",
+        }
+    )
     return items
 
 

@@ -31,15 +31,16 @@ def parse_time(text: str) -> datetime:
     """
     try:
         moment = datetime.fromisoformat(text.strip())
-    except ValueError:
+        return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+    except (ValueError, OverflowError):
         message = f"{text!r} is not a time; write it as 2013-04-16T15 or 2013-04-16T15:00:00Z"
         raise UsageError(message) from None
-    return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
 
 
 def floor_hour(moment: datetime) -> datetime:
-    """Start of the hour that `moment` lies in."""
-    return moment.replace(minute=0, second=0, microsecond=0)
+    """Start of the UTC hour that `moment` lies in; the hours of some zones begin at half past."""
+    utc = moment if moment.tzinfo is None else moment.astimezone(UTC)
+    return utc.replace(minute=0, second=0, microsecond=0)
 
 
 def text(moment: datetime) -> str:
@@ -50,7 +51,7 @@ def text(moment: datetime) -> str:
     >>> text(datetime(2013, 4, 16, 15, tzinfo=UTC))
     '2013-04-16T15:00Z'
     """
-    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%MZ")
+    return moment.astimezone(UTC).replace(tzinfo=None).isoformat(timespec="minutes") + "Z"
 
 
 @dataclass(frozen=True, order=True)
@@ -70,6 +71,8 @@ class Window:
         if self.start.tzinfo is None or self.start != floor_hour(self.start):
             message = f"a window starts on the hour, in UTC; got {self.start.isoformat()}"
             raise UsageError(message)
+        # Whoever formats the start must find UTC in it.
+        object.__setattr__(self, "start", self.start.astimezone(UTC))
 
     @classmethod
     def parse(cls, value: str) -> Window:

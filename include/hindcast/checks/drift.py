@@ -1,4 +1,4 @@
-"""drift: the window against the reference and the seasonal baseline, every textbook statistic, and the policy's decision."""
+"""drift: the window against reference and seasonal baseline, every textbook statistic, and the policy's decision."""
 
 from __future__ import annotations
 
@@ -31,6 +31,11 @@ PSI_GROUPS = 10
 def check(run: Run) -> Result:
     """Compare, decide, and remember."""
     pulled = run.pulled
+    if not pulled["rows"]:
+        # Nothing new is known of any feature; the 6 and 24 hours were judged at the last hour that had rows.
+        if run.memories.get("drift to") == run.window.start:
+            run.memories["drift to"] = run.window.end
+        return Result("drift", "ok", "no rows", tuple((name, key, []) for name, key in _keys(run)), {"drifted": []})
     series = series_of(run.reference.bins)
     past = _memories(run, series)
     compared = _comparisons(run, run.window.start, past, series)
@@ -43,8 +48,9 @@ def check(run: Run) -> Result:
         pseudo=_pseudo(run, series),
     )
     run.memories["drift"] = {**past, run.window.start: memory}
-    rows = _rows(run, compared, decisions, pulled["model_version"]) if pulled["rows"] else []
-    findings = [_finding(run, decision) for decision in decisions if decision.drifted] if pulled["rows"] else []
+    run.memories["drift to"] = run.window.end
+    rows = _rows(run, compared, decisions, pulled["model_version"])
+    findings = [_finding(run, decision) for decision in decisions if decision.drifted]
     drifted = sorted({finding["subject"] for finding in findings})
     names = [s.name for s in series]
     learnt = _new_memories(run, past, series)
@@ -55,25 +61,33 @@ def check(run: Run) -> Result:
         ("findings", {**run.key, "check": "drift"}, findings),
         ("memory", {"model_name": run.model.model, "window_start": hours, "check": "drift"}, learnt),
     )
-    status, reason = ("ok", "") if pulled["rows"] else ("ok", "no rows")
+    status, reason = "ok", ""
     if rows and all(row["status"] != "ok" for row in rows):
         status, reason = "insufficient_data", rows[0]["reason"]
     return Result("drift", status, reason, writes, {"drifted": drifted})
 
 
+def _keys(run: Run) -> list[tuple[str, dict[str, Any]]]:
+    """Under which the window's rows of this check stand."""
+    own = {**run.key, "check": "drift"}
+    return [("drift", run.key), ("findings", own), ("memory", own)]
+
+
 def reference_totals(run: Run) -> Totals:
     """The reference as a baseline."""
-    totals = Totals(run.reference.bins)
-    content = run.reference.profile.to_bytes()
-    totals.add(Sparse.from_bytes(content, run.reference.bins))
-    return totals
+    if "reference" not in run.memories:
+        totals = Totals(run.reference.bins)
+        totals.add(Sparse.from_bytes(run.reference.profile.to_bytes(), run.reference.bins))
+        run.memories["reference"] = totals
+    held: Totals = run.memories["reference"]
+    return held
 
 
 def _pseudo(run: Run, series: Sequence[Series]) -> Memory:
     held: dict[str, Memory] = run.memories.setdefault("pseudo", {})
     digest = run.reference.digest
     if digest not in held:
-        held[digest] = pseudo_hours(series, run.reference.spans, run.memories.setdefault("reference", reference_totals(run)))
+        held[digest] = pseudo_hours(series, run.reference.spans, reference_totals(run))
     return held[digest]
 
 
@@ -87,17 +101,16 @@ def _comparisons(
         flagged = memory.flagged()
         if flagged.any():
             mask = np.zeros(len(columns), bool)
-            mask[[columns[series[j].column] for j in np.flatnonzero(flagged)]] = True
+            mask[[columns[series[j].column] for j in np.flatnonzero(flagged).tolist()]] = True
             flags[hour] = mask
-    held = run.memories.setdefault("reference", reference_totals(run))
-    return comparisons(start, run.history, held, flags, run.model.zone)
+    return comparisons(start, run.history, reference_totals(run), flags, run.model.zone)
 
 
 def _memories(run: Run, series: Sequence[Series]) -> dict[datetime, Memory]:
     """Memories of the two weeks before, oldest first; hours that were only profiled are measured now, silently."""
     first, last = run.window.start - REMEMBERED * HOUR, run.window.start
     held: dict[datetime, Memory] = run.memories.get("drift", {})
-    if held and last - HOUR in held:
+    if held and run.memories.get("drift to") == last:
         return {hour: memory for hour, memory in held.items() if first <= hour < last}
     table, names = tables.memory, [s.name for s in series]
     rows = run.store.rows(
@@ -148,12 +161,14 @@ def _finding(run: Run, decision: Decision) -> dict[str, Any]:
         "value": decision.effect if metric in _METRIC.values() else decision.value,
         "threshold": decision.threshold,
         "severity": "warning",
-        "detected_at": run.as_of,
+        "detected_at": run.detected_at,
         "reason": f"{decision.scale} h against {decision.says}; effect {decision.effect:.3g}",
     }
 
 
-def _rows(run: Run, compared: Sequence[Comparison], decisions: Sequence[Decision], version: str) -> list[dict[str, Any]]:
+def _rows(
+    run: Run, compared: Sequence[Comparison], decisions: Sequence[Decision], version: str
+) -> list[dict[str, Any]]:
     """One-hour rows: each feature, against the reference and against the best seasonal baseline there is."""
     hourly = {c.tier: c for c in compared if c.scale == 1}
     decided = {d.series.name: d for d in decisions if d.scale == 1}
@@ -193,7 +208,7 @@ def _metric_rows(
     effect = found.get("wasserstein_normalized" if kind == "ks" else "jensen_shannon_distance", float("nan"))
     drifted = None
     if status == "ok":
-        # Beside the baseline that decides, the reference is judged by the textbook and by the effect: shown, waking nobody.
+        # Beside the baseline that decides, the reference is judged by textbook and effect: shown, waking nobody.
         drifted = bool(decision.drifted) if seasonal and decision else bool(_far(found, main, effect))
     rows = []
     for metric in metrics:
@@ -202,7 +217,9 @@ def _metric_rows(
         threshold = None
         if metric == main and seasonal and decision and kind == "ks":
             threshold = decision.threshold
-        elif metric in {"wasserstein_normalized", "jensen_shannon_distance"} and (metric != "jensen_shannon_distance" or kind == "phi"):
+        elif metric in {"wasserstein_normalized", "jensen_shannon_distance"} and (
+            metric != "jensen_shannon_distance" or kind == "phi"
+        ):
             threshold = EFFECT_FLOOR[1]
         shown = status if usable or status != "ok" else "insufficient_data"
         rows.append(
@@ -214,7 +231,9 @@ def _metric_rows(
                 "baseline": baseline,
                 "scale_hours": 1,
                 "metric": metric,
-                "value": float(value) if usable and status in {"ok", "constant", "type_changed"} else None,
+                "value": float(value)
+                if value is not None and usable and status in {"ok", "constant", "type_changed"}
+                else None,
                 "threshold": threshold,
                 "p_value": found.get("p") if metric == main and status == "ok" else None,
                 "drifted": drifted,

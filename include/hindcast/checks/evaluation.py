@@ -14,10 +14,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from hindcast.errors import SourceUnreadable
 from hindcast.performance.intervals import Score, mean_score, proportion_score
 from hindcast.performance.labels import class_names, encode_binary, join_labels
 from hindcast.performance.outcomes import Outcomes
 from hindcast.performance.scores import binary_scores, multiclass_scores, regression_scores
+from hindcast.profile.columns import as_text
+from hindcast.profile.facts import as_moments
 from hindcast.window import HOUR
 
 if TYPE_CHECKING:
@@ -25,7 +28,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from hindcast.checks.run import Run
-    from hindcast.sources.base import Source
+    from hindcast.sources.base import LogObject, Source
     from hindcast.window import Window
 
     Floats = np.ndarray[tuple[int, ...], np.dtype[np.float64]]
@@ -33,15 +36,17 @@ if TYPE_CHECKING:
 
 _LABEL_TABLES: OrderedDict[tuple[str, str, str], pa.Table] = OrderedDict()
 _LABEL_TABLES_HELD = 256
-_LABEL_SCHEMA = pa.schema({"prediction_id": pa.string(), "ground_truth": pa.null(), "label_timestamp": pa.null()})
+_LABEL_SCHEMA = pa.schema(
+    {"prediction_id": pa.string(), "ground_truth": pa.null(), "label_timestamp": pa.timestamp("us", "UTC")}
+)
 
 
 @dataclass(frozen=True)
 class Evaluation:
     """A window as judged at one label age.
 
-    `segments` maps ``*`` and every ``column=value`` to rows with labels, the sum of the primary metric's term over them (correct: 0 or 1, or
-    the absolute error), and the sum of its square.
+    `segments` maps ``*`` and every ``column=value`` to rows with labels, the sum of the primary metric's term over them
+    (correct: 0 or 1, or the absolute error), and the sum of its square.
     """
 
     outcomes: Outcomes
@@ -83,7 +88,7 @@ def evaluate(run: Run, window: Window, facts: pa.Table, moment: datetime) -> Eva
     truth = _ground_truth(run, window, facts, moment)
     known, term, arrays = _encoded(run, facts, truth)
     coverage = float(known.sum()) / facts.num_rows if facts.num_rows else 0.0
-    exact, outcomes = _scored(run.model.task, *(None if a is None else a[known] for a in arrays[:3]), arrays[3])
+    exact, outcomes = _scored(run.model.task, arrays, known)
     segments = {}
     for label, rows in {"*": np.ones(facts.num_rows, bool), **segment_rows(run, facts)}.items():
         values = term[rows & known]
@@ -93,7 +98,7 @@ def evaluate(run: Run, window: Window, facts: pa.Table, moment: datetime) -> Eva
     names = versions.unique().drop_null().to_pylist() if versions is not None else []
     for name in sorted(names) if len(names) > 1 else ():
         rows = as_flags(pc.equal(versions, name)) & known
-        by_version[name], _ = _scored(run.model.task, *(None if a is None else a[rows] for a in arrays[:3]), arrays[3])
+        by_version[name], _ = _scored(run.model.task, arrays, rows)
     return Evaluation(outcomes, exact, coverage, segments, by_version)
 
 
@@ -127,24 +132,56 @@ def _ground_truth(run: Run, window: Window, facts: pa.Table, moment: datetime) -
     if run.labels is None:
         return inline
     labels = read_labels(run.labels, window.start, moment)
+    if "prediction_id" not in facts.column_names:
+        return inline
     ids = facts.column("prediction_id").combine_chunks()
     late = join_labels(ids, labels, moment).ground_truth
-    return late if inline is None else pc.coalesce(late.cast(inline.type), inline)
+    if inline is None:
+        return late
+    if pa.types.is_floating(inline.type):
+        return pc.coalesce(pa.array(as_floats(late), from_pandas=True), inline)
+    return pc.coalesce(late.cast(pa.string()), inline.cast(pa.string()))
 
 
 def read_labels(source: Source, start: datetime, moment: datetime) -> pa.Table:
-    """Every label that came from `start` on and was filed by `moment`; files are kept for the next window."""
+    """Every label that came from `start` on and was filed by `moment`; files are kept for the next window.
+
+    Raises
+    ------
+    SourceUnreadable
+        A file of labels cannot be read.
+    """
     manifest = source.manifest(start, moment + HOUR)
     parts = [_LABEL_SCHEMA.empty_table()]
     for item in manifest.objects:
         key = (source.uri, item.name, item.etag)
         if key not in _LABEL_TABLES:
-            columns = [name for name in _LABEL_SCHEMA.names]
-            _LABEL_TABLES[key] = source.open(item).read(columns=columns, use_threads=False)
+            _LABEL_TABLES[key] = _read_label_file(source, item)
             if len(_LABEL_TABLES) > _LABEL_TABLES_HELD:
                 _LABEL_TABLES.popitem(last=False)
         parts.append(_LABEL_TABLES[key])
+    kinds = {part.schema.field("ground_truth").type for part in parts} - {pa.null()}
+    if len(kinds) > 1:  # one file has 1, another "1"
+        parts = [p.set_column(1, "ground_truth", p.column("ground_truth").cast(pa.string())) for p in parts]
     return pa.concat_tables(parts, promote_options="permissive")
+
+
+def _read_label_file(source: Source, item: LogObject) -> pa.Table:
+    """Columns of `_LABEL_SCHEMA`, each of one type whatever the file has; null where the file lacks one."""
+    file = source.open(item)
+    try:
+        table = file.read(columns=_LABEL_SCHEMA.names, use_threads=False)
+    except (OSError, pa.ArrowException) as error:
+        message = f"{item.name}: is no readable file of labels: {error}"
+        raise SourceUnreadable(message) from error
+    columns = {name: pa.nulls(table.num_rows) for name in _LABEL_SCHEMA.names}
+    columns |= {name: table.column(name).combine_chunks() for name in table.column_names}
+    truth = columns["ground_truth"]
+    if pa.types.is_dictionary(truth.type):
+        columns["ground_truth"] = truth.dictionary_decode()
+    ids, moments = as_text(columns["prediction_id"]), as_moments(columns["label_timestamp"])
+    columns["prediction_id"] = pa.nulls(table.num_rows, pa.string()) if ids is None else ids
+    return pa.table({**columns, "label_timestamp": moments})
 
 
 def _encoded(run: Run, facts: pa.Table, truth: pa.Array | None) -> tuple[Flags, Floats, tuple[Any, ...]]:
@@ -155,17 +192,17 @@ def _encoded(run: Run, facts: pa.Table, truth: pa.Array | None) -> tuple[Flags, 
         return nothing.astype(bool), nothing, (nothing, nothing, None, None)
     prediction = facts.column("prediction").combine_chunks()
     if task == "regression":
-        y, p = as_floats(truth.cast(pa.float64(), safe=False)), as_floats(prediction)
+        y, p = as_floats(truth), as_floats(prediction)
         return np.isfinite(y) & np.isfinite(p), np.abs(p - y), (y, p, None, None)
     if task == "binary":
         positive = run.model.positive_class
         named = encode_binary(pa.array([positive]), positive)
         others = set(class_names(prediction, truth)) - set(class_names(pa.array([positive])))
         negative = others.pop() if len(others) == 1 and not named.unknown else None
-        y, p = (encode_binary(values, positive, negative) for values in (truth, prediction))
+        true, said = (encode_binary(values, positive, negative) for values in (truth, prediction))
         score = as_floats(facts.column("score").combine_chunks()) if "score" in facts.column_names else None
-        correct = (y.positive == p.positive).astype(np.float64)
-        return y.known & p.known, correct, (y.positive, p.positive, score, None)
+        correct = (true.positive == said.positive).astype(np.float64)
+        return true.known & said.known, correct, (true.positive, said.positive, score, None)
     y, p = (np.asarray(values.cast(pa.string()).to_pylist(), object) for values in (truth, prediction))
     known = np.array([a is not None and b is not None for a, b in zip(y, p, strict=True)], bool)
     columns = [name for name in facts.column_names if name.startswith("score_")]
@@ -174,7 +211,10 @@ def _encoded(run: Run, facts: pa.Table, truth: pa.Array | None) -> tuple[Flags, 
     return known, (y == p).astype(np.float64), (y, p, matrix, classes)
 
 
-def _scored(task: str, y: Any, p: Any, score: Any, classes: Any) -> tuple[dict[str, Score], Outcomes]:  # noqa: ANN401
+def _scored(task: str, arrays: tuple[Any, ...], rows: Flags) -> tuple[dict[str, Score], Outcomes]:
+    """Scores and mergeable outcomes of the flagged rows of what `_encoded` gave."""
+    y, p = arrays[0][rows], arrays[1][rows]
+    score, classes = (None if arrays[2] is None else arrays[2][rows]), arrays[3]
     if task == "regression":
         return regression_scores(y, p), Outcomes.regression(y, p)
     if task == "binary":
@@ -183,8 +223,19 @@ def _scored(task: str, y: Any, p: Any, score: Any, classes: Any) -> tuple[dict[s
 
 
 def as_floats(values: pa.Array) -> Floats:
-    """Numbers as float64, null as NaN."""
-    return np.asarray(pc.fill_null(values.cast(pa.float64()), float("nan")))
+    """Numbers as float64; NaN where there is none."""
+    try:
+        numbers = values.cast(pa.float64(), safe=False)
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
+        numbers = pa.array([_number(value) for value in values.to_pylist()], pa.float64())
+    return np.asarray(pc.fill_null(numbers, float("nan")))
+
+
+def _number(value: object) -> float | None:
+    try:
+        return float(str(value))
+    except ValueError:
+        return None
 
 
 def as_flags(values: pa.Array) -> Flags:

@@ -48,7 +48,7 @@ def _nothing(run: Run, status: str, reason: str) -> Result:
     return Result("importance", status, reason, (("importance", run.key, []),))
 
 
-def _shap(run: Run, sample: Any, features: list[str]) -> Any:  # noqa: ANN401 - Arrow in, numpy out
+def _shap(run: Run, sample: Any, features: list[str]) -> Any:
     from hindcast.explainers import load_model, shap_values
 
     artifact, held = run.model.explain.model, run.memories
@@ -62,11 +62,9 @@ def _shap(run: Run, sample: Any, features: list[str]) -> Any:  # noqa: ANN401 - 
             allow_pickle=artifact.allow_pickle,
         )
     categorical = [name for name in features if run.reference.features[name].type == "categorical"]
-    return shap_values(
-        held[key], sample, features=features, categorical=categorical, method=run.model.explain.method
-    )
+    return shap_values(held[key], sample, features=features, categorical=categorical, method=run.model.explain.method)
 
 
-def _row(run: Run, version: str, name: str, **values: Any) -> dict[str, Any]:  # noqa: ANN401
+def _row(run: Run, version: str, name: str, **values: Any) -> dict[str, Any]:
     empty = dict.fromkeys(("importance", "lower", "upper", "rank", "n"))
     return {**run.key, "model_version": version, "feature": name, **empty, **values}

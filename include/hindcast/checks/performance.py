@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from hindcast.checks.evaluation import (
-    Evaluation,
     as_floats,
     evaluate,
     read_facts,
@@ -25,7 +24,7 @@ from hindcast.spread import REMEMBERED, Memory, overlapping
 from hindcast.window import HOUR, Window
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
     from datetime import datetime
 
     import pyarrow as pa
@@ -57,7 +56,9 @@ def check(run: Run) -> Result:
     facts: dict[str, Any] = {}
     for window, age, moment in evaluations(run):
         for earlier in _unjudged(run, window, age, moment):
-            writes += _Part(run, earlier, age, earlier.end + settle(run.model) + timedelta(hours=age), silent=True).writes()
+            writes += _Part(
+                run, earlier, age, earlier.end + settle(run.model) + timedelta(hours=age), silent=True
+            ).writes()
         part = _Part(run, window, age, moment)
         if part.facts is None and window != run.window:
             continue
@@ -83,8 +84,12 @@ def evaluations(run: Run) -> list[tuple[Window, int, datetime]]:
 
 
 def _unjudged(run: Run, window: Window, age: int, moment: datetime) -> list[Window]:
-    """Windows of the two weeks before that were pulled and never judged at this age, oldest first: history to learn from."""
+    """Windows of the two weeks before, pulled and never judged at this age, oldest first: history to learn from."""
     series, table, key = f"performance@{age}", tables.windows, {"model_name": run.model.model}
+    follows = run.memories.get(f"{series} to") == window.start
+    run.memories[f"{series} to"] = window.end
+    if follows:  # a replay: nothing lies between this window and the one just judged
+        return []
     known: set[datetime] = run.memories.setdefault(f"{series} known", set())
     first, last = window.start - REMEMBERED * HOUR, window.start
     ripe = moment - settle(run.model) - timedelta(hours=age + 1)
@@ -92,8 +97,8 @@ def _unjudged(run: Run, window: Window, age: int, moment: datetime) -> list[Wind
     pulled = {row["window_start"] for row in run.store.rows(table, *where, columns=("window_start",), **key)}
     if not pulled <= known:
         memory = tables.memory
-        where = (memory.c.window_start >= first, memory.c.window_start < last)
-        rows = run.store.rows(memory, *where, columns=("window_start",), check=series, **key)
+        within = (memory.c.window_start >= first, memory.c.window_start < last)
+        rows = run.store.rows(memory, *within, columns=("window_start",), check=series, **key)
         known |= {row["window_start"] for row in rows}
     missing = sorted(pulled - known)
     known |= {*missing, window.start}
@@ -153,9 +158,7 @@ class _Part:
         if self.age == 0:
             self.names += [("*", metric) for metric in _JUDGED_SERVICE]
         past = self._remembered()
-        flagged = {
-            hour: {self.names[j][0] for j in np.flatnonzero(memory.flagged())} for hour, memory in past.items()
-        }
+        flagged = {hour: {self.names[j][0] for j in np.flatnonzero(memory.flagged())} for hour, memory in past.items()}
         pairs = [*self._label_pairs(flagged), *self._service_pairs(flagged)]
         verdicts, self.memory = judge(
             pairs,
@@ -173,12 +176,14 @@ class _Part:
     def _remembered(self) -> dict[datetime, Memory]:
         first, last = self.window.start - REMEMBERED * HOUR, self.window.start
         names, held = self.run.memories.get(self._series, ((), {}))
-        if held and names == tuple(self.names) and max(held) < last and max(held) >= last - 24 * HOUR:
-            return {hour: memory for hour, memory in held.items() if hour >= first}
-        table = tables.memory
-        where = (table.c.window_start >= first, table.c.window_start < last)
-        rows = self.run.store.rows(table, *where, model_name=self.run.model.model, check=self._series)
-        return {row["window_start"]: Memory.from_bytes(row["content"], self.names) for row in rows}
+        held = held if names == tuple(self.names) else {}
+        since, past = _continued(held, first, last)
+        if since < last:
+            table = tables.memory
+            where = (table.c.window_start >= since, table.c.window_start < last)
+            rows = self.run.store.rows(table, *where, model_name=self.run.model.model, check=self._series)
+            past.update({row["window_start"]: Memory.from_bytes(row["content"], self.names) for row in rows})
+        return past
 
     def _label_pairs(self, flagged: dict[datetime, set[str]]) -> Iterable[Pair]:
         """Whole window and segments, at each scale, beside the days before."""
@@ -199,7 +204,9 @@ class _Part:
             baseline = self._pooled(good, past).scores()
             for metric in metrics:
                 yield Pair("*", metric, scale, _enough_of_each(current, metric), baseline[metric], len(good))
-            keep = np.array([[s not in flagged.get(h, ()) for s in segments] for h in then], bool).reshape(len(then), len(segments))
+            keep = np.array([[s not in flagged.get(h, ()) for s in segments] for h in then], bool).reshape(
+                len(then), len(segments)
+            )
             stack = np.array([table[h] for h in then]).reshape(len(then), len(segments), 3) * keep[:, :, None]
             present = np.array([table[h] for h in now]).sum(axis=0)
             total, hours = stack.sum(axis=0), (stack[:, :, 0] > 0).sum(axis=0)
@@ -217,13 +224,12 @@ class _Part:
         """Outcomes of the hours before at this age, oldest first."""
         days = self.run.model.performance.baseline_days
         first, last = self.window.start - (days * 24 + max(SCALES)) * HOUR, self.window.start
-        held: dict[datetime, Any] = self.run.outcomes.setdefault(self.age, {})
-        if not held or max(held) < last - 24 * HOUR or max(held) >= last or min(held) > first + 48 * HOUR:
+        since, past = _continued(self.run.outcomes.setdefault(self.age, {}), first, last)
+        if since < last:
             table = tables.outcomes
-            where = (table.c.window_start >= first, table.c.window_start < last)
+            where = (table.c.window_start >= since, table.c.window_start < last)
             rows = self.run.store.rows(table, *where, model_name=self.run.model.model, label_age_hours=self.age)
-            held = {row["window_start"]: sums_from_bytes(row["outcomes"]) for row in rows}
-        past = {hour: sums for hour, sums in held.items() if first <= hour < last}
+            past.update({row["window_start"]: sums_from_bytes(row["outcomes"]) for row in rows})
         if self.evaluation:
             own = (self.evaluation.outcomes, self.evaluation.segments)
             self.run.outcomes[self.age] = {**past, self.window.start: own}
@@ -277,7 +283,7 @@ class _Part:
         found = {hour: value for hour, value in held[metric].items() if first <= hour < last}
         now = self.service[metric].value
         held[metric] = {**found, **({self.window.start: now} if now is not None else {})}
-        return list(found.values())
+        return [value for hour, value in found.items() if "*" not in flagged.get(hour, ())]
 
     def _finding(self, verdict: Verdict) -> dict[str, Any]:
         pair = verdict.pair
@@ -296,7 +302,7 @@ class _Part:
             "threshold": verdict.threshold,
             "severity": verdict.severity,
             "detected_at": self.moment,
-            "reason": f"{pair.scale} h, {pair.current.n} rows, labels {self.age} h old, against {pair.hours} hours before",
+            "reason": f"{pair.scale} h, {pair.current.n} rows, labels {self.age} h old, against {pair.hours} h before",
         }
 
     def _rows(self) -> list[dict[str, Any]]:
@@ -316,7 +322,9 @@ class _Part:
         for metric in (m for m in BY_TASK[task] if m in wanted):
             score = evaluation.scores[metric]
             if unlabelled:
-                score = Score(None, None, None, 0, "no ground truth is configured: neither labels nor a ground_truth column")
+                score = Score(
+                    None, None, None, 0, "no ground truth is configured: neither labels nor a ground_truth column"
+                )
             rows.append(self._row(overall, "*", metric, score, evaluation.coverage))
             for version, scores in evaluation.by_version.items():
                 rows.append(self._row(version, "*", metric, scores[metric], evaluation.coverage))
@@ -329,7 +337,9 @@ class _Part:
         verdict = self.verdicts.get((segment, metric, 1))
         baseline = verdict.pair.baseline.value if verdict else None
         if metric in SERVICE and baseline is None:
-            values = [v for h, v in self.run.outcomes.get("service", {}).get(metric, {}).items() if h < self.window.start]
+            values = [
+                v for h, v in self.run.outcomes.get("service", {}).get(metric, {}).items() if h < self.window.start
+            ]
             baseline = float(np.median(values)) if values else None
         change = None
         if baseline and score.value is not None:
@@ -337,7 +347,10 @@ class _Part:
         reason, status = score.reason, "ok" if score.value is not None else "insufficient_data"
         least = self.run.model.performance.min_label_coverage
         if coverage is not None and score.value is not None and coverage < least:
-            status, reason = "insufficient_data", f"{coverage:.0%} of the labels are known; {least:.0%} are needed to judge"
+            status, reason = (
+                "insufficient_data",
+                f"{coverage:.0%} of the labels are known; {least:.0%} are needed to judge",
+            )
         return {
             **self.key,
             "model_version": version,
@@ -356,6 +369,13 @@ class _Part:
             "n": score.n,
             "reason": reason or (verdict.reason if verdict else ""),
         }
+
+
+def _continued(held: Mapping[datetime, Any], first: datetime, last: datetime) -> tuple[datetime, dict[datetime, Any]]:
+    """Split the hours in ``[first, last)``: from when on the store must be asked, and what is held of those before."""
+    if not held or max(held) >= last:
+        return first, {}
+    return max(first, max(held) + HOUR), {hour: content for hour, content in held.items() if hour >= first}
 
 
 def _enough_of_each(scores: dict[str, Score], metric: str) -> Score:
@@ -381,5 +401,7 @@ def _service(facts: pa.Table) -> dict[str, Score]:
     failed = np.zeros(n, bool)
     if "error" in facts.column_names:
         failed = np.asarray(facts.column("error").combine_chunks().is_valid())
-    latency = as_floats(facts.column("latency_ms").combine_chunks()) if "latency_ms" in facts.column_names else np.empty(0)
+    latency = (
+        as_floats(facts.column("latency_ms").combine_chunks()) if "latency_ms" in facts.column_names else np.empty(0)
+    )
     return service_scores(latency, failed)

@@ -43,7 +43,7 @@ def check(run: Run) -> Result:
     return _result(run, manifest, scanner.profile, facts, faults, unknown)
 
 
-class _Broken(Exception):  # noqa: N818 - not an error of the caller's
+class _Broken(Exception):
     def __init__(self, name: str, reason: str) -> None:
         self.name, self.reason = name, reason
 
@@ -121,7 +121,10 @@ def _result(
     if manifest.objects and len(faults) == len(manifest.objects):
         status, reason = "failed", f"none of {len(faults)} objects could be read; first: {next(iter(faults.values()))}"
     elif faults:
-        status, reason = "partial", f"{len(faults)} of {len(manifest.objects)} objects could not be read: {_first(faults)}"
+        status, reason = (
+            "partial",
+            f"{len(faults)} of {len(manifest.objects)} objects could not be read: {_first(faults)}",
+        )
     elif not profile.rows:
         status, reason = "empty", "no rows"
     elif facts.missing:

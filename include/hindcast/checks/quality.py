@@ -73,7 +73,7 @@ def _finding(run: Run, finding: dict[str, Any]) -> dict[str, Any]:
         "scale_hours": 1,
         "label_age_hours": 0,
         "change_percent": None,
-        "detected_at": run.as_of,
+        "detected_at": run.detected_at,
         **finding,
     }
 

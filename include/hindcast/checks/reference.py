@@ -42,8 +42,8 @@ _held: dict[tuple[str, str, str], Reference] = {}
 class Reference:
     """Training data, or a range of past windows, as a profile.
 
-    `features` are those of the model file, or inferred from the reference where the model file names none. `spans` are runs of
-    pieces of it, each about as large as an hour: how much an hour may differ from the whole.
+    `features` are those of the model file, or inferred from the reference where the model file names none. `spans` are
+    runs of pieces of it, each about as large as an hour: how much an hour may differ from the whole.
     """
 
     digest: str
@@ -115,17 +115,21 @@ def _pieces(bins: Bins, opened: Sequence[pq.ParquetFile]) -> bytes:
     total = sum(file.metadata.num_rows for file in opened)
     rows = int(np.clip(total // _HOURS, _LEAST_ROWS, _MOST_ROWS))
     starts = np.linspace(0, max(total - 24 * rows, 0), _SPANS).astype(int).tolist()
-    found, at = [], 0
+    known: dict[int, bytes] = {}
+    at = 0
     for file in opened:
         for group in range(file.num_row_groups):
             size = file.metadata.row_group(group).num_rows
-            inside = [s + k * rows for s in starts for k in range(24) if at <= s + k * rows and s + (k + 1) * rows <= at + size]
+            inside = [
+                s + k * rows
+                for s in starts
+                for k in range(24)
+                if at <= s + k * rows and s + (k + 1) * rows <= at + size
+            ]
             if inside:
                 table = file.read_row_group(group)
-                for start in inside:
-                    found.append((start, _profile_of(bins, table.slice(start - at, rows), prefix)))
+                known |= {start: _profile_of(bins, table.slice(start - at, rows), prefix) for start in inside}
             at += size
-    known = dict(found)
     spans = [[known[s + k * rows] for k in range(24) if s + k * rows in known] for s in starts]
     content = [[base64.b64encode(piece).decode() for piece in span] for span in spans]
     return zlib.compress(json.dumps(content).encode(), 1)
@@ -184,13 +188,19 @@ def _open(model: ModelFile, logs: Source | None) -> list[pq.ParquetFile]:
     return [logs.open(item) for item in manifest.objects]
 
 
+def _statistics(chunk: Any) -> str:
+    """Statistics of a column chunk by value: their own text holds an address in memory."""
+    found = chunk.statistics
+    return json.dumps(found.to_dict() if found else None, sort_keys=True, default=str)
+
+
 def _digest(model: ModelFile, opened: Sequence[pq.ParquetFile]) -> str:
     """Changes with the data (by its footers) and with what the bins are fitted to."""
     digest = hashlib.sha256()
     for file in opened:
         meta = file.metadata
         groups = [meta.row_group(i) for i in range(meta.num_row_groups)]
-        stats = [[str(g.column(j).statistics) for j in range(g.num_columns)] for g in groups]
+        stats = [[_statistics(g.column(j)) for j in range(g.num_columns)] for g in groups]
         digest.update(json.dumps([meta.num_rows, str(file.schema_arrow), stats]).encode())
     kinds = {name: feature.type for name, feature in model.features.items()}
     digest.update(json.dumps([model.drift.bins, model.task, kinds]).encode())

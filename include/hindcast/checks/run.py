@@ -10,7 +10,7 @@ from datetime import UTC, datetime, timedelta
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import delete
+from sqlalchemy import delete, select
 
 from hindcast import config as configuration
 from hindcast.checks.reference import Reference, load_reference
@@ -107,6 +107,11 @@ class Run:
         return {"model_name": self.model.model, "window_start": self.window.start}
 
     @property
+    def detected_at(self) -> datetime:
+        """When the window's own logs told: its settle time, also when it is checked long after."""
+        return min(self.as_of, self.window.end + settle(self.model))
+
+    @property
     def segment_columns(self) -> dict[str, tuple[str, ...]]:
         """Segment -> columns of the log that may hold it, the feature first."""
         return {name: (f"feature_{name}", name) for name in self.model.segments}
@@ -193,12 +198,24 @@ def settle(model: ModelFile) -> timedelta:
 
 
 def compute(run: Run, check: str) -> Result:
-    """What a check finds, nothing written."""
+    """What a check finds, nothing written.
+
+    Raises
+    ------
+    HindcastError
+        The check could not be done; a fault that nobody foresaw is the cause of one.
+    """
     if check not in CHECKS:
         message = f"unknown check {check!r}; known: {', '.join(CHECKS)}"
         raise UsageError(message)
-    # Each check's module is imported only where it runs: importing Great Expectations costs seconds.
-    result: Result = importlib.import_module(f"hindcast.checks.{check}").check(run)
+    try:
+        # Each check's module is imported only where it runs: importing Great Expectations costs seconds.
+        result: Result = importlib.import_module(f"hindcast.checks.{check}").check(run)
+    except HindcastError:
+        raise
+    except Exception as error:  # whatever a library makes of strange data stops this check, and no other
+        message = f"{check}: unexpected {type(error).__name__}: {error}"
+        raise HindcastError(message) from error
     return result
 
 
@@ -227,13 +244,14 @@ def commit(run: Run, result: Result, seconds: float) -> None:
             _put_in_outbox(run, result, seconds, connection)
 
 
-def _put_in_outbox(run: Run, result: Result, seconds: float, connection: Any) -> None:  # noqa: ANN401
+def _put_in_outbox(run: Run, result: Result, seconds: float, connection: Any) -> None:
     from hindcast.push import samples
 
     table = tables.outbox
     key = {"model_name": run.model.model, "check": result.check}
-    newer = run.store.rows(table, table.c.window_start > run.window.start, **key)
-    if not newer:
+    # A row that was pushed stays, emptied: it says which window the gateway shows.
+    newest = connection.execute(select(table.c.window_start).where(*(table.c[n] == v for n, v in key.items()))).scalar()
+    if newest is None or newest <= run.window.start:
         content = json.dumps(samples(run.model.model, run.window, result, seconds))
         connection.execute(delete(table).where(table.c.model_name == key["model_name"], table.c.check == key["check"]))
         connection.execute(table.insert(), [{**key, "window_start": run.window.start, "content": content}])

@@ -74,7 +74,9 @@ def _judged(run: Run, since: datetime) -> Mapping[tuple[str, int], list[datetime
     """Windows that each check judged and that were not empty, by check and label age."""
     store, key = run.store, {"model_name": run.model.model}
     windows, outcomes, checks = tables.windows.c, tables.outcomes.c, tables.checks.c
-    found = store.rows(tables.windows, windows.rows > 0, windows.window_start >= since, columns=("window_start",), **key)
+    found = store.rows(
+        tables.windows, windows.rows > 0, windows.window_start >= since, columns=("window_start",), **key
+    )
     filled = {row["window_start"] for row in found}
     wanted = ("check", "window_start")
     done = store.rows(tables.checks, checks.window_start >= since, checks.status != "error", columns=wanted, **key)
@@ -89,9 +91,7 @@ def _judged(run: Run, since: datetime) -> Mapping[tuple[str, int], list[datetime
     return judged
 
 
-def _with_diagnosis(
-    run: Run, row: Row, members: Sequence[Row], before: Row | None, published: Sequence[Row]
-) -> Row:
+def _with_diagnosis(run: Run, row: Row, members: Sequence[Row], before: Row | None, published: Sequence[Row]) -> Row:
     """Diagnose an incident anew when its alerts changed since the last time; else its texts stand."""
     seen = {a["alert_id"]: (a["last_seen_at"], a["state"], a["severity"]) for a in published}
     same = all(seen.get(a["alert_id"]) == (a["last_seen_at"], a["state"], a["severity"]) for a in members)

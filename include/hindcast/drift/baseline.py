@@ -11,8 +11,8 @@ trail the last 168 good hours                                      18
 ref   the reference                                                -
 ===== ============================================================ =====
 
-In the first two, each hour is weighted by the rows of the hour it is compared with, so that a baseline has the hour mix of
-the window.
+In the first two, each hour is weighted by the rows of the hour it is compared with, so that a baseline has the hour mix
+of the window.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
     Floats = np.ndarray[tuple[int, ...], np.dtype[np.float64]]
     Flags = np.ndarray[tuple[int, ...], np.dtype[np.bool_]]
+    Positions = np.ndarray[tuple[int, ...], np.dtype[np.int32]]
 
 TIERS = ("week", "day", "trail", "reference")
 SCALES = (1, 6, 24)
@@ -151,7 +152,7 @@ class Totals:
         sums = self.sums.reshape(self._numeric[0], self.bins.width)
         return sums * self.bins.unit[:, None] + self.numeric[:, : self.bins.width] * self.bins.center[:, None]
 
-    def _column_of(self, positions: np.ndarray[tuple[int, ...], np.dtype[np.int32]]) -> np.ndarray:  # type: ignore[type-arg]
+    def _column_of(self, positions: Positions) -> Any:
         numeric, depth = self._numeric, max(self._categorical[1], 1)
         after = positions - self._split
         categorical = np.minimum(numeric[0] + after // depth, numeric[0] + self._categorical[0] - 1)
@@ -211,6 +212,7 @@ def comparisons(
     found: list[Comparison] = []
     for tier in ("week", "day"):
         found += _seasonal(tier, start, history, flags, zone)
+    trails = _trails(start, history, flags)
     for scale in SCALES:
         current = Totals(history.bins)
         for k in range(scale):
@@ -219,23 +221,36 @@ def comparisons(
                 current.add(hour)
         if not current.rows:
             continue
-        trail, used = _trail(start - (scale - 1) * HOUR, history, flags)
+        trail, used = trails[scale]
         if used >= _NEEDS["trail"]:
             found.append(Comparison("trail", scale, current, trail, 100, f"the last {used} good hours"))
         found.append(Comparison("reference", scale, current, reference, 100, "the reference"))
     return found
 
 
-def _trail(before: datetime, history: History, flags: Mapping[datetime, Flags]) -> tuple[Totals, int]:
-    total, used = Totals(history.bins), 0
-    for k in range(1, 2 * TRAIL_HOURS):
-        hour = history.get(before - k * HOUR)
+def _trails(start: datetime, history: History, flags: Mapping[datetime, Flags]) -> dict[int, tuple[Totals, int]]:
+    """Per scale, the sum of the last good hours before its window, and how many they are."""
+    before = [start - k * HOUR for k in range(1, max(SCALES) + 2 * TRAIL_HOURS)]
+    good = [hour for hour in before if history.get(hour)]
+    first = {scale: sum(hour > start - scale * HOUR for hour in good) for scale in SCALES}
+    shared = range(max(first.values()), min(min(first.values()) + TRAIL_HOURS, len(good)))
+    common = Totals(history.bins)
+
+    def add(total: Totals, i: int) -> None:
+        hour = history.get(good[i])
         if hour:
-            total.add(hour, skip=flags.get(before - k * HOUR))
-            used += 1
-            if used == TRAIL_HOURS:
-                break
-    return total, used
+            total.add(hour, skip=flags.get(good[i]))
+
+    for i in shared:
+        add(common, i)
+    found = {}
+    for scale, i in first.items():
+        total, last = common.copy(), min(i + TRAIL_HOURS, len(good))
+        for k in range(i, last):
+            if k not in shared:
+                add(total, k)
+        found[scale] = (total, last - i)
+    return found
 
 
 def _seasonal(

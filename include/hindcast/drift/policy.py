@@ -1,9 +1,9 @@
 """The alert policy for drift: few, early, right.
 
-Each hour, the last 1, 6 and 24 hours are compared with baselines in which the seasons cancel (`hindcast.drift.baseline`). A
-series (the distribution, the missing ratio or the ratio of new categories of one feature) is drifted when its squared
-distance exceeds sampling noise *and* the benign spread learnt from its own history *and* anything it ever did while quiet,
-and when the effect is large enough to matter. See docs/alert-policy.md.
+Each hour, the last 1, 6 and 24 hours are compared with baselines in which the seasons cancel
+(`hindcast.drift.baseline`). A series (the distribution, the missing ratio or the ratio of new categories of one
+feature) is drifted when its squared distance exceeds sampling noise *and* the benign spread learnt from its own history *and*
+anything it ever did while quiet, and when the effect is large enough to matter. See docs/alert-policy.md.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ class Distances:
 
 def distances(series: Sequence[Series], current: Totals, baseline: Totals) -> Distances:
     """Measure every series of one comparison."""
-    parts = []
+    parts: list[tuple[Floats, ...]] = []
     bins = current.bins
     of = {kind: np.array([s.at for s in series if s.kind == kind], np.intp) for kind in ("ks", "phi", "new")}
     now, then = current.numeric[of["ks"], : bins.width], baseline.numeric[of["ks"], : bins.width]
@@ -102,7 +102,7 @@ def distances(series: Sequence[Series], current: Totals, baseline: Totals) -> Di
     return Distances(np.where(np.isnan(noise), np.nan, stat), noise, median, df, n)
 
 
-def _missing(numeric: Any, categorical: Any, current: Totals, baseline: Totals) -> tuple[Floats, ...]:  # noqa: ANN401
+def _missing(numeric: Any, categorical: Any, current: Totals, baseline: Totals) -> tuple[Floats, ...]:
     width, depth = current.bins.width, current.bins.depth
 
     def count(totals: Totals) -> tuple[Floats, Floats]:
@@ -264,7 +264,10 @@ class _Judge:
         comparison, scale = self.comparison, self.comparison.scale
         effect, drifted, reason = float("nan"), False, ""
         if series.kind == "ks" and limit >= 1:
-            drifted, reason = None, "its hours differ among themselves as much as any two samples can: no test has power"
+            drifted, reason = (
+                None,
+                "its hours differ among themselves as much as any two samples can: no test has power",
+            )
         elif stat > limit:
             effect, floor = _effect(series, comparison, self.usual), EFFECT_FLOOR[scale]
             if series.kind in {"missing", "new"}:

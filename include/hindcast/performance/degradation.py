@@ -192,7 +192,8 @@ def _harms(pair: Pair) -> bool:
 def _binomial_variance(value: float, expected: float, n: int, stat: float) -> float:
     """Variance with which the normal test of a proportion has the exact binomial test's p-value.
 
-    Of ten rows, six wrong ones where one and a half are expected are 4 σ by the normal test, and happen once in 700 times.
+    Of ten rows, six wrong ones where one and a half are expected are 4 σ by the normal test, and happen once in 700
+    times.
 
     Examples
     --------

@@ -28,7 +28,7 @@ LATENCY_EDGES: Floats = np.geomspace(1e-2, 1e7, 721)
 GUARDS = (0.5, 2.0, 10.0, 100.0)
 MAX_CATEGORIES = 1000
 
-# Values enter the sums as integers of 31 bits, so that they are exact and merge in any order; int64 holds 2**32 of them.
+# Values enter the sums as integers of 31 bits, so that sums are exact in any order; int64 holds 2**32 of them.
 _SUM_BITS = 30
 # Sums clip values beyond this, so that no step of their arithmetic overflows.
 _LARGEST_SUMMED = 2.0**1000

@@ -7,11 +7,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
-
-    import pyarrow.parquet as pq
 
     Floats = np.ndarray[tuple[int, ...], np.dtype[np.float64]]
     Integers = np.ndarray[tuple[int, ...], np.dtype[np.int64]]
@@ -20,10 +19,43 @@ if TYPE_CHECKING:
 UNREADABLE = "(unreadable)"
 # Below this many cells a row group is decoded in one call; above, column by column, so that memory stays bounded.
 _CELLS_AT_ONCE = 1_000_000
-# Stands for a column that Arrow cannot decode: no text, no numbers.
+# Stands for a column that cannot be read: no text, no numbers.
 _NOTHING = pa.list_(pa.null())
 # Microseconds per unit of each type that holds moments or durations; nanoseconds are divided.
 _MICROSECONDS = {"s": 1e6, "ms": 1e3, "us": 1.0, "ns": 1.0}
+
+
+def leaves(file: pq.ParquetFile) -> set[str]:
+    """Names of the columns that are no struct or list: what can be read as a dictionary."""
+    return {file.schema.column(i).path for i in range(len(file.schema))}
+
+
+def open_parquet(source: Any, dictionaries: Sequence[str] = ()) -> pq.ParquetFile:
+    """Open a file, its text columns `dictionaries` read as dictionaries; it may lack some of them.
+
+    `ParquetFile` alone raises KeyError for a name in ``read_dictionary`` that the file has not.
+
+    Raises
+    ------
+    pyarrow.ArrowException, OSError
+        It is no Parquet, or cut short.
+    """
+    file = pq.ParquetFile(source, pre_buffer=False)
+    present = list(leaves(file).intersection(dictionaries))
+    if not present:
+        return file
+    return pq.ParquetFile(source, metadata=file.metadata, read_dictionary=present, pre_buffer=False)
+
+
+def source_name(column: str, prefix: str) -> str:
+    """Name that files have for a column of the log, where they have `prefix` instead of ``feature_``.
+
+    Examples
+    --------
+    >>> source_name("feature_a", ""), source_name("score", "")
+    ('a', 'score')
+    """
+    return prefix + column.removeprefix("feature_") if column.startswith("feature_") else column
 
 
 class Block:
@@ -40,14 +72,14 @@ class Block:
     def __init__(self, file: pq.ParquetFile, group: int, names: list[str]) -> None:
         self.rows = file.metadata.row_group(group).num_rows
         self._file, self._group = file, group
-        schema = file.schema_arrow
-        self._readable = {name for name in names if _readable(schema, name)}
+        # a column that stands twice has no index
+        self._readable = {name for name in names if file.schema_arrow.get_field_index(name) >= 0}
         self._table = None
         if self.rows * len(names) <= _CELLS_AT_ONCE:
             self._table = file.read_row_group(group, columns=list(self._readable), use_threads=False)
 
     def column(self, name: str) -> pa.Array:
-        """One column; a list of nothing where Arrow cannot decode it.
+        """One column; lists of nothing where it stands twice in the file, so that no value of it is known.
 
         Raises
         ------
@@ -63,15 +95,6 @@ class Block:
         values = chunks.chunk(0) if chunks.num_chunks == 1 else pa.concat_arrays(chunks.unify_dictionaries().chunks)
         # views can be neither filtered nor taken from
         return values.cast(pa.string()) if pa.types.is_string_view(values.type) else values
-
-
-def _readable(schema: pa.Schema, name: str) -> bool:
-    """Say no where the column stands twice, or where Arrow wrote a dictionary of no text, which it cannot read back."""
-    at = schema.get_field_index(name)
-    if at < 0:
-        return False
-    kind = schema.field(at).type
-    return not pa.types.is_dictionary(kind) or is_text(kind.value_type) or pa.types.is_binary(kind.value_type)
 
 
 def is_text(kind: pa.DataType) -> bool:
@@ -196,7 +219,8 @@ def numbers(values: pa.Array) -> Any:
     if pa.types.is_boolean(kind):
         return _bits(values.buffers()[1], values.offset, len(values)) if len(values) else np.empty(0, np.uint8)
     if pa.types.is_decimal(kind):
-        return buffer_values(values.cast(pa.float64()), np.float64)
+        # by way of text: the direct cast makes 2.0100000000000002 of 2.01
+        return buffer_values(values.cast(pa.string()).cast(pa.float64()), np.float64)
     if not pa.types.is_temporal(kind) or pa.types.is_interval(kind):
         return None
     raw = buffer_values(values, np.int32 if kind.bit_width == 32 else np.int64)
@@ -268,7 +292,7 @@ def as_text(values: pa.Array) -> pa.Array | None:
     if pa.types.is_floating(kind):
         values = values.cast(pa.float64())
         raw = np.nan_to_num(buffer_values(values, np.float64), nan=0.5, posinf=0.5, neginf=0.5)
-        whole = (raw == np.floor(raw)) & (np.abs(raw) < 2.0**53)
+        whole = (raw == np.floor(raw)) & (np.abs(raw) < 2.0**63)
         integers = positions(np.where(whole, raw, 0).astype(np.int64)).cast(pa.string())
         # the mask is null where the value is, so that the text is too
         return pc.if_else(flags(whole, nulls(values)), integers, values.cast(pa.string()))

@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from hindcast.errors import SourceUnreadable
 from hindcast.profile.bins import LATENCY_EDGES, PROBABILITY_EDGES, Bins, fit_categories, fit_edges
-from hindcast.profile.columns import blocks, floats, is_text, texts, type_name
+from hindcast.profile.columns import blocks, floats, is_text, source_name, texts, type_name
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -54,8 +54,6 @@ def kind_of(type_: pa.DataType) -> str | None:
     kind = type_.value_type if pa.types.is_dictionary(type_) else type_
     if is_text(kind) or pa.types.is_boolean(kind):
         return "categorical"
-    if kind != type_:
-        return None  # Arrow writes dictionaries of numbers to Parquet and cannot read them back
     if pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind):
         return "numeric"
     return "numeric" if pa.types.is_temporal(kind) and not pa.types.is_interval(kind) else None
@@ -71,7 +69,8 @@ def fit_bins(
     files : sequence of ParquetFile
     kinds : mapping
         Column of the log -> ``numeric`` or ``categorical``. ``score*``, ``confidence`` and ``latency_ms`` have fixed
-        bins. A numeric column that no file has, or that has no finite value, is left out; a categorical one knows no value.
+        bins. A numeric column that no file has, or that has no finite value, is left out; a categorical one knows
+        no value.
     n_bins : int
     prefix : str
         What the files call ``feature_``.
@@ -84,7 +83,7 @@ def fit_bins(
     numeric: dict[str, np.ndarray[tuple[int, ...], np.dtype[np.float64]]] = {}
     categorical: dict[str, tuple[str, ...]] = {}
     for column, kind in kinds.items():
-        source = prefix + column.removeprefix("feature_") if column.startswith("feature_") else column
+        source = source_name(column, prefix)
         having = [file for file in files if source in file.schema_arrow.names]
         if column == "latency_ms":
             numeric[column] = LATENCY_EDGES

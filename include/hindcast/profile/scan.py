@@ -13,7 +13,17 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from hindcast.profile.columns import Block, arrow, buffer_values, nulls, numbers, positions, texts, type_name
+from hindcast.profile.columns import (
+    Block,
+    arrow,
+    buffer_values,
+    nulls,
+    numbers,
+    positions,
+    source_name,
+    texts,
+    type_name,
+)
 from hindcast.profile.hashing import fingerprint64
 from hindcast.profile.profile import (
     INVALID,
@@ -110,14 +120,10 @@ class Scanner:
         self._numeric_at = {name: i for i, name in enumerate(bins.numeric)}
         self._categorical_at = {name: i for i, name in enumerate(bins.categorical)}
 
-    def source_name(self, column: str) -> str:
-        """Name that the files have for a column."""
-        return self.prefix + column.removeprefix("feature_") if column.startswith("feature_") else column
-
     def read(self, file: pq.ParquetFile) -> None:
         """Add every row of one file.
 
-        A column that stands twice in the file, or that Arrow cannot decode, counts as invalid; the others go on.
+        A column that stands twice in the file counts as invalid; the others go on.
 
         Raises
         ------
@@ -127,24 +133,22 @@ class Scanner:
         names = set(file.schema_arrow.names)
         wanted = [n for n in (self.sink.wants(file.schema_arrow) if self.sink else []) if n in names]
         every = (*self.bins.numeric, *self.bins.categorical)
-        columns = [column for column in every if self.source_name(column) in names]
-        missing = [column for column in every if self.source_name(column) not in names]
-        sources = list(dict.fromkeys([*wanted, *(self.source_name(c) for c in columns)]))
+        columns = {c: source_name(c, self.prefix) for c in every if source_name(c, self.prefix) in names}
+        missing = [column for column in every if column not in columns]
+        sources = list(dict.fromkeys([*wanted, *columns.values()]))
         for group in range(file.num_row_groups):
             if file.metadata.row_group(group).num_rows:
                 self._block(Block(file, group, sources), wanted, columns, missing)
 
-    def _block(self, block: Block, wanted: list[str], columns: list[str], missing: list[str]) -> None:
+    def _block(self, block: Block, wanted: list[str], columns: dict[str, str], missing: list[str]) -> None:
         held = {name: block.column(name) for name in wanted}
         mask = self.sink.keep(held, block.rows) if self.sink else None
         rows = block.rows if mask is None else mask.true_count
         self.profile.rows += rows
         for column in missing:
             self._note_type(column, MISSING, rows)
-        for column in columns:
-            values = held.pop(self.source_name(column), None)
-            if values is None:
-                values = block.column(self.source_name(column))
+        for column, source in columns.items():
+            values = held.pop(source) if source in held else block.column(source)
             if mask is not None:
                 values = values.filter(mask)
             self._note_type(column, type_name(values.type), rows)

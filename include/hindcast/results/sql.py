@@ -69,7 +69,9 @@ class Store:
                 Path(parsed.database).absolute().parent.mkdir(parents=True, exist_ok=True)
             self.engine: Engine = create_engine(parsed)
         except (ArgumentError, NoSuchModuleError, ModuleNotFoundError) as error:
-            message = f"{self.url!r} is no usable results URL ({error}); write it as {DEFAULT_URL} or postgresql+psycopg://…"
+            message = (
+                f"{self.url!r} is no usable results URL ({error}); write it as {DEFAULT_URL} or postgresql+psycopg://…"
+            )
             raise UsageError(message) from error
         except OSError as error:
             message = f"{self.url}: the results folder cannot be made: {error}"
@@ -105,23 +107,27 @@ class Store:
         with self._mapped(), self._writer.begin() as connection:
             yield connection
 
-    def replace(self, connection: Connection, table: Table, rows: Sequence[Mapping[str, Any]], **key: Any) -> None:  # noqa: ANN401
+    def replace(self, connection: Connection, table: Table, rows: Sequence[Mapping[str, Any]], **key: Any) -> None:
         """Delete the rows under `key` and insert `rows`; a list as a key's value means any of it."""
         connection.execute(delete(table).where(*_conditions(table, key)))
         if rows:
             names = {name for row in rows for name in row}
             connection.execute(insert(table), [{name: row.get(name) for name in names} for row in rows])
 
-    def rows(self, table: Table, *where: ColumnElement[bool], columns: Iterable[str] = (), **key: Any) -> list[Row]:  # noqa: ANN401
+    def rows(self, table: Table, *where: ColumnElement[bool], columns: Iterable[str] = (), **key: Any) -> list[Row]:
         """Rows under `key` that meet `where`, in the order of the primary key."""
         chosen = [table.c[name] for name in columns] or list(table.c)
         query = select(*chosen).where(*_conditions(table, key), *where).order_by(*table.primary_key.columns)
         with self._mapped(), self.engine.connect() as connection:
             return [dict(row) for row in connection.execute(query).mappings()]
 
-    def append_audit(self, connection: Connection, *, actor: str, action: str, content: Mapping[str, Any], **key: Any) -> None:  # noqa: ANN401
+    def append_audit(
+        self, connection: Connection, *, actor: str, action: str, content: Mapping[str, Any], **key: Any
+    ) -> None:
         """Add one line to the hash chain: what was decided, on which inputs, by whom."""
-        last = connection.execute(select(tables.audit.c.hash).order_by(tables.audit.c.sequence.desc()).limit(1)).scalar()
+        last = connection.execute(
+            select(tables.audit.c.hash).order_by(tables.audit.c.sequence.desc()).limit(1)
+        ).scalar()
         recorded_at = datetime.now(UTC)
         text = json.dumps(content, sort_keys=True, default=str)
         parts = [last or "", recorded_at.isoformat(), actor, action, json.dumps(key, sort_keys=True, default=str), text]
@@ -137,7 +143,7 @@ def _conditions(table: Table, key: Mapping[str, Any]) -> list[ColumnElement[bool
     ]
 
 
-def _prepare_sqlite(connection: Any, _record: object) -> None:  # noqa: ANN401 - sqlite3's connection
+def _prepare_sqlite(connection: Any, _record: object) -> None:
     connection.isolation_level = None  # SQLAlchemy emits BEGIN itself, below
     cursor = connection.cursor()
     for pragma in ("busy_timeout=30000", "journal_mode=WAL", "synchronous=NORMAL"):
@@ -146,7 +152,7 @@ def _prepare_sqlite(connection: Any, _record: object) -> None:  # noqa: ANN401 -
 
 
 def _begin_sqlite(connection: Connection) -> None:
-    # IMMEDIATE takes the write lock at once: two writers wait for each other instead of failing half way. A reader takes
-    # none: it sees the rows of before, also while a transaction of its own process is open.
+    # IMMEDIATE takes the write lock at once: two writers wait for each other instead of failing half way. A reader
+    # takes none: it sees the rows of before, also while a transaction of its own process is open.
     writes = connection.get_execution_options().get("writes", False)
     connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")

@@ -1,7 +1,7 @@
 """The results tables: columns and keys.
 
-The columns listed in the design's contract come first in each table; the others are ours. Every moment is UTC. Keys make a
-re-run of a window replace its own rows.
+The columns listed in the design's contract come first in each table; the others are ours. Every moment is UTC. Keys
+make a re-run of a window replace its own rows.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ class Moment(TypeDecorator[datetime]):
         return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
 
 
-def _key(name: str, kind: Any = String) -> Column[Any]:  # noqa: ANN401 - any column type
+def _key(name: str, kind: Any = String) -> Column[Any]:
     return Column(name, kind, primary_key=True, nullable=False)
 
 

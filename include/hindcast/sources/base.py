@@ -53,8 +53,8 @@ class Manifest:
 class Source(Protocol):
     """Parquet objects below a root, by time.
 
-    Every method raises `SourceMissing` when the root is not there, `SourceUnreadable` when an object cannot be read, and
-    `SourceBusy` when trying again makes sense.
+    Every method raises `SourceMissing` when the root is not there, `SourceUnreadable` when an object cannot be read,
+    and `SourceBusy` when trying again makes sense.
     """
 
     uri: str

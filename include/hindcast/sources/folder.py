@@ -83,7 +83,11 @@ def flush_time(stem: str) -> datetime | None:
     (datetime.datetime(2013, 4, 16, 15, 0, tzinfo=datetime.timezone.utc),
      datetime.datetime(2013, 4, 16, 15, 0, tzinfo=datetime.timezone.utc), None)
     """
-    text = re.sub(r"T(\d\d)-(\d\d)(?:-(\d\d))?", lambda m: "T" + ":".join(g for g in m.groups() if g), stem.split("_")[0])
+    text = re.sub(
+        r"T(\d\d)-(\d\d)(?:-(\d\d))?",
+        lambda m: "T" + ":".join(g for g in m.groups() if g),
+        stem.split("_", maxsplit=1)[0],
+    )
     try:
         moment = datetime.fromisoformat(text)
     except ValueError:
