@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 DEFAULT_DIRECTORY = Path("include/models")
 MANUAL = "manual"
+_SCALARS = {"str", "int", "float", "bool"}
 # What the fields of a cron expression may hold, after the minute: hour, day, month, weekday.
 _CRON_RANGES = ((0, 23), (1, 31), (1, 12), (0, 7))
 
@@ -290,7 +291,12 @@ def _explain(error: Any) -> str:
         return f"{key}: required key is missing"
     if error["type"] in {"frozen_instance", "model_type", "dict_type"}:
         return f"{key}: got {error['input']!r}; allowed: a mapping"
-    message = error["msg"].removeprefix("Value error, ").replace("Input should be ", "allowed: ")
+    message = re.sub(
+        r"^(Input|String|Tuple|Keys) should (be )?", "allowed: ", error["msg"].removeprefix("Value error, ")
+    )
+    message = message.replace("a valid tuple", "a list")
+    if location and location[-1] in _SCALARS:  # one branch of several kinds of scalars
+        key, message = key.rpartition(".")[0], "allowed: a text, a number, true or false"
     value = error["input"]
     shown = f"got {value!r}; " if not isinstance(value, dict) else ""
     return f"{key}: {shown}{message}"
@@ -322,7 +328,8 @@ def load(path: Path) -> ModelFile:
         message = f"{path}: is no valid YAML: {' '.join(str(error).split())}"
         raise ConfigError(message) from error
     if not isinstance(content, dict):
-        message = f"{path}: holds {type(content).__name__}; allowed: a mapping with keys {', '.join(_allowed_keys(()))}"
+        found = "is empty" if content is None else f"holds {content!r:.60}"
+        message = f"{path}: {found}; allowed: a mapping with keys {', '.join(_allowed_keys(()))}"
         raise ConfigError(message)
     if "path" in content:
         message = f"{path}: path: unknown key 'path'; allowed: {', '.join(_allowed_keys(()))}"
@@ -330,7 +337,7 @@ def load(path: Path) -> ModelFile:
     try:
         return ModelFile.model_validate({**content, "path": path.absolute()})
     except ValidationError as error:
-        lines = [f"{path}: {_explain(detail)}" for detail in error.errors()]
+        lines = dict.fromkeys(f"{path}: {_explain(detail)}" for detail in error.errors())
         raise ConfigError("\n".join(lines)) from None
 
 

@@ -2,8 +2,8 @@
 
 Each hour, the last 1, 6 and 24 hours are compared with baselines in which the seasons cancel
 (`hindcast.drift.baseline`). A series (the distribution, the missing ratio or the ratio of new categories of one
-feature) is drifted when its squared distance exceeds sampling noise *and* the benign spread learnt from its own history *and*
-anything it ever did while quiet, and when the effect is large enough to matter. See docs/alert-policy.md.
+feature) is drifted when its squared distance exceeds sampling noise *and* the benign spread learnt from its own history
+*and* anything it ever did while quiet, and when the effect is large enough to matter. See docs/alert-policy.md.
 """
 
 from __future__ import annotations

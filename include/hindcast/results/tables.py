@@ -6,6 +6,7 @@ make a re-run of a window replace its own rows.
 
 from __future__ import annotations
 
+import math
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -65,6 +66,17 @@ class Moment(TypeDecorator[datetime]):
         return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
 
 
+class Number(TypeDecorator[float]):
+    """A finite number; NaN and infinities become null, in every database: SQLite does so with NaN by itself."""
+
+    impl = Float
+    cache_ok = True
+
+    def process_bind_param(self, value: float | None, dialect: Dialect) -> float | None:  # noqa: ARG002
+        """Store what is finite."""
+        return float(value) if value is not None and math.isfinite(value) else None
+
+
 def _key(name: str, kind: Any = String) -> Column[Any]:
     return Column(name, kind, primary_key=True, nullable=False)
 
@@ -74,7 +86,7 @@ def _text(*names: str) -> list[Column[Any]]:
 
 
 def _float(*names: str) -> list[Column[Any]]:
-    return [Column(name, Float) for name in names]
+    return [Column(name, Number) for name in names]
 
 
 def _provenance() -> list[Column[Any]]:
@@ -144,7 +156,7 @@ performance = Table(
     _key("metric"),
     *_float("value", "lower", "upper", "baseline", "change_percent"),
     Column("estimated", Boolean, nullable=False),
-    Column("label_coverage", Float),
+    Column("label_coverage", Number),
     Column("as_of", Moment, nullable=False),
     Column("status", String, nullable=False),
     _key("label_age_hours", Integer),
@@ -270,7 +282,7 @@ checks = Table(
     Column("reason", Text),
     Column("as_of", Moment, nullable=False),
     Column("config_digest", String),
-    Column("duration_seconds", Float),
+    Column("duration_seconds", Number),
     Column("recorded_at", Moment),
 )
 

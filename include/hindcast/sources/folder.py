@@ -45,7 +45,7 @@ class Folder:
             folders = [self._root / f"date={w.start:%Y-%m-%d}" / f"hour={w.start:%H}" for w in hours(start, end)]
             return Manifest("partitioned", self._pinned(p for f in folders for p in f.glob("*.parquet")))
         named = ((flush_time(path.stem), path) for path in self._root.glob("*.parquet"))
-        return Manifest("flat", self._pinned(path for time, path in named if time and start <= time <= end))
+        return Manifest("flat", self._pinned(path for time, path in named if time and start <= time < end))
 
     def open(self, item: LogObject, dictionaries: Sequence[str] = ()) -> pq.ParquetFile:
         """One object.
@@ -67,11 +67,16 @@ class Folder:
 
     def _pinned(self, paths: Iterable[Path]) -> tuple[LogObject, ...]:
         items = []
-        for path in sorted(paths):
+        for path in sorted(filter(_finished, paths)):
             facts = path.stat()
             name = path.relative_to(self._root).as_posix()
             items.append(LogObject(name, facts.st_size, f"{facts.st_mtime_ns:x}-{facts.st_size:x}"))
         return tuple(items)
+
+
+def _finished(path: Path) -> bool:
+    """Whether a file is one to read: writers keep what they have not finished under a leading dot or underscore."""
+    return path.name[0] not in "._"
 
 
 def flush_time(stem: str) -> datetime | None:
@@ -90,9 +95,9 @@ def flush_time(stem: str) -> datetime | None:
     )
     try:
         moment = datetime.fromisoformat(text)
-    except ValueError:
+        return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+    except (ValueError, OverflowError):
         return None
-    return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
 
 
 def open_source(uri: str, connection: str | None = None) -> Source:
@@ -105,11 +110,15 @@ def open_source(uri: str, connection: str | None = None) -> Source:
     SourceMissing
         The place does not exist.
     """
-    scheme = uri.split("://", 1)[0] if "://" in uri else "file"
+    return Folder(_local(uri, connection))
+
+
+def _local(uri: str, connection: str | None = None) -> str:
+    scheme = uri.split("://", maxsplit=1)[0] if "://" in uri else "file"
     if scheme != "file":
         message = f"{uri}: sources of scheme {scheme}:// are not built in yet; use a folder (connection: {connection})"
         raise UsageError(message)
-    return Folder(uri.removeprefix("file://"))
+    return uri.removeprefix("file://")
 
 
 def parquet_files(uri: str, dictionaries: Sequence[str] = ()) -> list[pq.ParquetFile]:
@@ -117,11 +126,11 @@ def parquet_files(uri: str, dictionaries: Sequence[str] = ()) -> list[pq.Parquet
 
     Raises
     ------
-    SourceMissing, SourceUnreadable
-        Nothing is there, or it is no Parquet.
+    UsageError, SourceMissing, SourceUnreadable
+        No source reads this scheme, nothing is there, or it is no Parquet.
     """
-    root = Path(uri.removeprefix("file://"))
-    paths = sorted(root.rglob("*.parquet")) if root.is_dir() else [root]
+    root = Path(_local(uri))
+    paths = sorted(filter(_finished, root.rglob("*.parquet"))) if root.is_dir() else [root]
     if not root.exists() or not paths:
         message = f"{root}: no such Parquet file or folder of Parquet files"
         raise SourceMissing(message)
