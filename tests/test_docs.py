@@ -20,6 +20,7 @@ from sqlalchemy import text
 from hindcast import config, push
 from hindcast.checks import Run, execute
 from hindcast.cli import main
+from hindcast.errors import ConfigError
 from hindcast.metrics import METRICS
 from hindcast.results import tables
 from hindcast.results.sql import Store
@@ -150,7 +151,7 @@ def test_refusals_read_as_shown(line: str, tmp_path: Path) -> None:
     value = (re.search(r"got (\S+);", line) or ["", "1"])[1]
     required = "model: m\ntask: binary\nlogs: {uri: l}\nreference: {uri: r}\n"
     (tmp_path / name).write_text(f"{required}{section}: {{{wrong}: {value}}}\n", encoding="utf-8")
-    with pytest.raises(config.ConfigError) as caught:
+    with pytest.raises(ConfigError) as caught:
         config.load(tmp_path / name)
     assert str(caught.value) == f"{tmp_path}/{line}"
 
@@ -253,7 +254,7 @@ def test_the_audit_can_be_verified_as_described(store: Store, tmp_path: Path) ->
     assert (run.returncode, run.stderr) == (0, "")
     with store.transaction() as connection:
         connection.execute(text("UPDATE audit SET content = '{}' WHERE sequence = 1"))
-    assert "line 1 was changed" in python(source, tmp_path, HINDCAST_RESULTS=store.url).stderr
+    assert "line 1 of the audit was changed" in python(source, tmp_path, HINDCAST_RESULTS=store.url).stderr
 
 
 # --- logs ---

@@ -363,6 +363,30 @@ def test_a_damaged_file_is_an_arrow_error(column: str) -> None:
     assert scanner.profile.rows >= 500  # it broke half way: whoever reads starts over
 
 
+SOUND = io.BytesIO()
+pq.write_table(
+    pa.table({"feature_n": np.arange(300.0), "feature_t": ["a", "b", "zebra"] * 100}), SOUND, row_group_size=100
+)
+
+
+@settings(deadline=None)
+@given(st.lists(st.tuples(st.integers(4, len(SOUND.getvalue()) - 9), st.integers(0, 255)), min_size=1, max_size=5))
+def test_whatever_bytes_are_damaged_it_reads_or_is_an_arrow_error(changes: list[tuple[int, int]]) -> None:
+    content = bytearray(SOUND.getvalue())
+    for at, byte in changes:
+        content[at] = byte
+    try:
+        profile = scanned(open_parquet(io.BytesIO(content), ["feature_t"]))
+    except (pa.ArrowException, OSError):
+        return
+    assert (profile.numeric.sum(), profile.categorical.sum()) in {
+        (profile.rows, profile.rows),
+        (profile.rows, 0),
+        (0, profile.rows),
+        (0, 0),
+    }
+
+
 def test_bins_are_fitted_to_all_files_and_hold_what_they_were_fitted_to() -> None:
     first = pa.table({"feature_n": pa.array([1, 2, None]), "feature_t": ["x", "x", "y"], "feature_e": pa.nulls(3)})
     second = pa.table(

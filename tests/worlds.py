@@ -30,12 +30,13 @@ if TYPE_CHECKING:
 
 START = datetime(2024, 3, 4, tzinfo=UTC)  # a Monday
 HOUR = timedelta(hours=1)
+SETTLE = timedelta(minutes=10)  # the default of schedule.settle_minutes
 CARRIERS, SHARES = ("AA", "B6", "DL", "UA", "WN"), (0.3, 0.25, 0.2, 0.15, 0.1)
 ORIGINS = ("EWR", "JFK", "LGA")
 NUMERIC = ("amount", "distance", "stops", "load")
 ACCURACY = 0.9
 # Delay of a label in hours, and how often; what is left never comes.
-DELAYS = ((0.1, 0.55), (3.0, 0.25), (12.0, 0.15))
+DELAYS = ((0.02, 0.7), (3.0, 0.15), (12.0, 0.1))
 # Columns that may differ between two runs of one window.
 VOLATILE = {"recorded_at", "duration_seconds"}
 
@@ -118,12 +119,12 @@ def hour_table(model: str, hour: int, n: int, *, accuracy: float = ACCURACY, see
 
 
 def labels_of(table: pa.Table, hour: int, *, seed: int = 0) -> pa.Table:
-    """The labels of an hour, each at its own time; `DELAYS` says when, with up to half an hour more."""
+    """The labels of an hour, each at its own time; `DELAYS` says when, with up to a quarter of an hour more."""
     rng = np.random.default_rng([seed, hour, 7])
     n = table.num_rows
     shares = [share for _, share in DELAYS]
     kind = rng.choice(len(DELAYS) + 1, n, p=[*shares, 1 - sum(shares)])
-    delay = np.array([*(hours for hours, _ in DELAYS), math.nan])[kind] + rng.uniform(0, 0.5, n)
+    delay = np.array([*(hours for hours, _ in DELAYS), math.nan])[kind] + rng.uniform(0, 0.25, n)
     known = np.isfinite(delay)
     made = np.asarray(table["timestamp"].cast(pa.int64()))
     came = made[known] + (delay[known] * 3_600_000_000).astype(np.int64)

@@ -234,7 +234,7 @@ class ModelFile(_Section):
     def resolve(self, uri: str) -> str:
         """Make a relative path absolute; it is relative to the model file's own directory."""
         if uri.startswith("file://"):
-            uri = uri.removeprefix("file://").removeprefix("localhost/") or "/"
+            uri = uri.removeprefix("file://").removeprefix("localhost")
         elif "://" in uri:
             return uri
         return str((self.path.parent / uri).resolve())

@@ -202,8 +202,7 @@ def _dump(value: object, **style: Any) -> str:
 _TEMPLATE = """\
 # A model file makes a model monitored: an hourly and a daily DAG appear in Airflow, named after it. `hindcast init`
 # wrote this one from the reference; read it, tighten it, and let `hindcast validate` check it. Relative paths start at
-# this file's folder; s3://bucket/prefix and bq://project.dataset.table can stand in the same places. Secrets never
-# stand here, only the names of Airflow connections.
+# this file's folder. Secrets never stand here, only the names of Airflow connections.
 
 model: {model}
 owner: {{team: unowned, oncall: unowned}}   # EDIT: who is told, and who is woken

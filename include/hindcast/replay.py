@@ -101,11 +101,12 @@ def _ahead_of(window: Window, wanted: Sequence[str], pulled: set[datetime]) -> l
 
 
 def _unfinished(store: Store, name: str, digest: str, windows: list[Window], wanted: Sequence[str]) -> list[Window]:
-    """Everything from the first window on that lacks a check."""
+    """Everything from the first window on that lacks a check, or whose check ended in an error."""
     table = tables.checks
     rows = store.rows(
         table,
         table.c.window_start >= windows[0].start if windows else table.c.model_name == name,
+        table.c.status != "error",
         columns=("window_start", "check"),
         model_name=name,
         config_digest=digest,

@@ -103,7 +103,9 @@ def _comparisons(
             mask = np.zeros(len(columns), bool)
             mask[[columns[series[j].column] for j in np.flatnonzero(flagged).tolist()]] = True
             flags[hour] = mask
-    return comparisons(start, run.history, reference_totals(run), flags, run.model.zone)
+    return comparisons(
+        start, run.history, reference_totals(run), flags, run.model.zone, weeks=run.model.drift.seasonal_weeks
+    )
 
 
 def _memories(run: Run, series: Sequence[Series]) -> dict[datetime, Memory]:
@@ -122,7 +124,12 @@ def _memories(run: Run, series: Sequence[Series]) -> dict[datetime, Memory]:
     )
     past = {row["window_start"]: Memory.from_bytes(row["content"], names) for row in rows}
     run.memories["stored"] = set(past)
-    run.history.want([*(first - k * HOUR for k in range(REMEMBERED)), *needed_hours(last, run.model.zone)])
+    run.history.want(
+        [
+            *(first - k * HOUR for k in range(REMEMBERED)),
+            *needed_hours(last, run.model.zone, run.model.drift.seasonal_weeks),
+        ]
+    )
     hour = first
     while hour < last:
         if hour not in past and run.history.get(hour):
@@ -189,7 +196,7 @@ def _rows(
             if status == "ok" and min(n, m) < LEAST_ROWS:
                 status, reason = "insufficient_data", f"{min(n, m):.0f} values; {LEAST_ROWS} are needed"
             decision = decided.get((column, "ks")) or decided.get((column, "phi"))
-            if status == "ok" and baseline == "seasonal" and decision and decision.drifted is None:
+            if status == "ok" and decision and decision.drifted is None and decision.tier == comparison.tier:
                 status, reason = "insufficient_data", decision.reason
             rows += _metric_rows(run, name, baseline, comparison, found, decision, status, reason, version)
     return rows
@@ -222,6 +229,7 @@ def _metric_rows(
         ):
             threshold = EFFECT_FLOOR[1]
         shown = status if usable or status != "ok" else "insufficient_data"
+        undefined = "" if usable else f"not defined for these counts, against {comparison.says}"
         rows.append(
             {
                 **run.key,
@@ -240,7 +248,10 @@ def _metric_rows(
                 "status": shown,
                 "n_current": found.get("n"),
                 "n_baseline": found.get("m"),
-                "reason": reason or (decision.reason if decision and seasonal else "") or f"against {comparison.says}",
+                "reason": reason
+                or undefined
+                or (decision.reason if decision and seasonal else "")
+                or f"against {comparison.says}",
             }
         )
     return rows

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 
+from hindcast.checks.drift import status_of
 from hindcast.checks.run import Result, Run
 from hindcast.errors import NotEnoughData
 from hindcast.importance import global_importance
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 
 def check(run: Run) -> Result:
@@ -26,9 +31,10 @@ def check(run: Run) -> Result:
     path = run.artifact("samples", ".parquet")
     if not pulled["rows"] or not path.exists():
         return _nothing(run, "ok", "no rows")
-    sample = pq.read_table(path)
     features = list(run.reference.features)
     version = pulled["model_version"]
+    unusable = _unusable(run, features)
+    sample = _without(pq.read_table(path), unusable, run)
     try:
         values = _shap(run, sample, features)
         found = global_importance(values, features, population=pulled["rows"])
@@ -38,10 +44,27 @@ def check(run: Run) -> Result:
     rows = [
         _row(run, version, i.feature, status="ok", reason="", importance=i.importance, lower=i.lower, upper=i.upper,
              rank=i.rank, n=i.n)
-        for i in found
+        for i in found if i.feature not in unusable
     ]  # fmt: skip
+    rows += [_row(run, version, name, status=status, reason=why) for name, (status, why) in unusable.items()]
     top = [i.feature for i in sorted(found, key=lambda i: i.rank)[:3]]
-    return Result("importance", "ok", "", (("importance", run.key, rows),), {"top": top})
+    reason = f"explained as if they were null: {', '.join(unusable)}" if unusable else ""
+    return Result("importance", "ok", reason, (("importance", run.key, rows),), {"top": top})
+
+
+def _unusable(run: Run, features: list[str]) -> dict[str, tuple[str, str]]:
+    """Features that the window has no values of the right type of: status and reason."""
+    found = {name: status_of(run.profile, run.reference.profile, f"feature_{name}") for name in features}
+    return {name: said for name, said in found.items() if said[0] in {"missing_column", "type_changed"}}
+
+
+def _without(sample: pa.Table, unusable: Mapping[str, object], run: Run) -> pa.Table:
+    """The sample with these features null, which is what a model can make of them; the others are explained all the same."""
+    for name in unusable:
+        kind = pa.float64() if run.reference.features[name].type == "numeric" else pa.string()
+        kept = sample.drop_columns([name]) if name in sample.column_names else sample
+        sample = kept.append_column(name, pa.nulls(sample.num_rows, kind))
+    return sample
 
 
 def _nothing(run: Run, status: str, reason: str) -> Result:

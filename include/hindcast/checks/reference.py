@@ -190,8 +190,8 @@ def _open(model: ModelFile, logs: Source | None) -> list[pq.ParquetFile]:
 
 def _statistics(chunk: Any) -> str:
     """Statistics of a column chunk by value: their own text holds an address in memory."""
-    found = chunk.statistics
-    return json.dumps(found.to_dict() if found else None, sort_keys=True, default=str)
+    found = chunk.statistics.to_dict() if chunk.statistics else None
+    return json.dumps([chunk.total_compressed_size, found], sort_keys=True, default=str)
 
 
 def _digest(model: ModelFile, opened: Sequence[pq.ParquetFile]) -> str:

@@ -41,7 +41,13 @@ TIERS = ("week", "day", "trail", "reference")
 SCALES = (1, 6, 24)
 TRAIL_HOURS = 168
 _NEEDS = {"week": 2, "day": 3, "trail": 18}
-_SEASONS = {"week": (7, 4, 8), "day": (1, 7, 28)}  # days apart, blocks at most, blocks back
+
+
+def _seasons(weeks: int) -> dict[str, tuple[int, int, int]]:
+    """Days apart, blocks at most, blocks back."""
+    return {"week": (7, weeks, 2 * weeks), "day": (1, 7, 28)}
+
+
 _CACHED_HOURS = 2000
 
 
@@ -185,13 +191,13 @@ def same_local_hour(start: datetime, days: int, zone: ZoneInfo) -> datetime:
     return (local - timedelta(days=days)).astimezone(UTC).replace(minute=0)
 
 
-def needed_hours(start: datetime, zone: ZoneInfo) -> list[datetime]:
+def needed_hours(start: datetime, zone: ZoneInfo, weeks: int = 4) -> list[datetime]:
     """Every hour that `comparisons` of this window may read."""
     current = [start - k * HOUR for k in range(max(SCALES))]
     seasons = [
         same_local_hour(hour, days * k, zone)
         for hour in current
-        for days, _, back in _SEASONS.values()
+        for days, _, back in _seasons(weeks).values()
         for k in range(1, back + 1)
     ]
     trail = [start - k * HOUR for k in range(1, max(SCALES) + 2 * TRAIL_HOURS)]
@@ -199,7 +205,13 @@ def needed_hours(start: datetime, zone: ZoneInfo) -> list[datetime]:
 
 
 def comparisons(
-    start: datetime, history: History, reference: Totals, flags: Mapping[datetime, Flags], zone: ZoneInfo
+    start: datetime,
+    history: History,
+    reference: Totals,
+    flags: Mapping[datetime, Flags],
+    zone: ZoneInfo,
+    *,
+    weeks: int = 4,
 ) -> list[Comparison]:
     """Every (scale, tier) that has enough history for the window that starts at `start`.
 
@@ -207,11 +219,13 @@ def comparisons(
     ----------
     flags : mapping
         Hour -> which columns were inside an episode then, (n_numeric + n_categorical,).
+    weeks : int
+        The latest so many good weeks, within twice as many, make the tier ``week``.
     """
-    history.want(needed_hours(start, zone))
+    history.want(needed_hours(start, zone, weeks))
     found: list[Comparison] = []
     for tier in ("week", "day"):
-        found += _seasonal(tier, start, history, flags, zone)
+        found += _seasonal(tier, _seasons(weeks)[tier], start, history, flags, zone)
     trails = _trails(start, history, flags)
     for scale in SCALES:
         current = Totals(history.bins)
@@ -254,9 +268,14 @@ def _trails(start: datetime, history: History, flags: Mapping[datetime, Flags]) 
 
 
 def _seasonal(
-    tier: str, start: datetime, history: History, flags: Mapping[datetime, Flags], zone: ZoneInfo
+    tier: str,
+    season: tuple[int, int, int],
+    start: datetime,
+    history: History,
+    flags: Mapping[datetime, Flags],
+    zone: ZoneInfo,
 ) -> list[Comparison]:
-    days, most, back = _SEASONS[tier]
+    days, most, back = season
     current, baseline = Totals(history.bins), Totals(history.bins)
     rows, fewest, found = 0, most, []
     for k in range(max(SCALES)):
@@ -271,7 +290,7 @@ def _seasonal(
                 if same and used < most:
                     block.add(same, skip=flags.get(earlier))
                     used += 1
-            if used >= _NEEDS[tier] and block.rows:
+            if used >= min(_NEEDS[tier], most) and block.rows:
                 current.add(hour)
                 baseline.add_block(block, hour.rows / block.rows)
                 fewest = min(fewest, used)

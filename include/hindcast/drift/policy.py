@@ -34,6 +34,8 @@ LEARNT = {"week": 48, "day": 24, "trail": 48, "reference": 0}
 LEAST_TAU = {"week": 0.0, "day": 0.0, "trail": 0.0, "reference": 0.06}
 EFFECT_FLOOR = {1: 0.10, 6: 0.07, 24: 0.05}
 RATIO_FLOOR, RATIO_ROWS = 0.02, 5
+# A threshold that nothing exceeds judges nothing. D² ends at 1; φ² is 19 when every row has one value that 5 % had.
+POWERLESS = {"ks": 1.0, "phi": 19.0}
 _KS_MEDIAN = 0.8275735551899077**2
 
 
@@ -262,12 +264,11 @@ class _Judge:
         """Compare statistic with threshold, and effect with its floor."""
         stat, limit = float(self.measured.stat[j]), float(self.limit[j])
         comparison, scale = self.comparison, self.comparison.scale
-        effect, drifted, reason = float("nan"), False, ""
-        if series.kind == "ks" and limit >= 1:
-            drifted, reason = (
-                None,
-                "its hours differ among themselves as much as any two samples can: no test has power",
-            )
+        effect, reason = float("nan"), ""
+        drifted: bool | None = False
+        if limit >= POWERLESS.get(series.kind, np.inf):
+            drifted = None
+            reason = "its hours differ among themselves as much as any two samples can: no test has power"
         elif stat > limit:
             effect, floor = _effect(series, comparison, self.usual), EFFECT_FLOOR[scale]
             if series.kind in {"missing", "new"}:

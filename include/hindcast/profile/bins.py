@@ -141,7 +141,9 @@ def fit_edges(values: Floats, n_bins: int) -> Floats:
     """
     if not values.size:
         return np.empty(0)
-    ordered = np.sort(values)
+    largest = float(np.finfo(np.float64).max) / 4
+    ordered = np.clip(values, -largest, largest)
+    ordered.sort()
     ordered += 0.0  # -0.0 becomes 0.0
     quantiles = ordered[np.linspace(0, ordered.size - 1, n_bins).round().astype(np.intp)]
     distinct, counts = np.unique(quantiles, return_counts=True)
@@ -151,7 +153,6 @@ def fit_edges(values: Floats, n_bins: int) -> Floats:
         heavy = few if few.size <= n_bins // 2 else heavy
     low, high = float(ordered[0]), float(ordered[-1])
     spread = high - low or max(abs(high), 1.0)
-    largest = float(np.finfo(np.float64).max) / 4
     outside = [low - g * spread for g in GUARDS] + [high + g * spread for g in GUARDS]
     own = np.concatenate([heavy, np.nextafter(heavy, -np.inf), [np.nextafter(low, -np.inf)]])
     return np.unique(np.clip(np.concatenate([distinct, own, outside]), -largest, largest))

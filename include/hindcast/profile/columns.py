@@ -41,7 +41,11 @@ def open_parquet(source: Any, dictionaries: Sequence[str] = ()) -> pq.ParquetFil
         It is no Parquet, or cut short.
     """
     file = pq.ParquetFile(source, pre_buffer=False)
-    present = list(leaves(file).intersection(dictionaries))
+    try:
+        present = list(leaves(file).intersection(dictionaries))
+    except UnicodeDecodeError as error:
+        message = f"a column's name is no UTF-8: {error}"
+        raise pa.ArrowInvalid(message) from error
     if not present:
         return file
     return pq.ParquetFile(source, metadata=file.metadata, read_dictionary=present, pre_buffer=False)

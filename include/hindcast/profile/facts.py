@@ -217,6 +217,7 @@ def as_moments(values: pa.Array) -> pa.Array:
         return values.cast(_MOMENT, safe=False)
     if not is_text(values.type):
         return pa.nulls(len(values), _MOMENT)
+    values = values.cast(pa.string())
     for kind in (_MOMENT, pa.timestamp("us"), pa.timestamp("ns", "UTC"), pa.timestamp("ns")):
         try:
             return values.cast(kind).cast(_MOMENT, safe=False)

@@ -180,8 +180,7 @@ class Scanner:
             piece = self._scratch[: min(_PIECE, found.size - start)]
             piece[:] = found[start : start + _PIECE]
             if absent is not None:
-                # all bits set is a NaN; quicker than an assignment under a mask
-                piece.view(np.int64)[:] |= -absent[start : start + _PIECE].astype(np.int64)
+                piece[absent[start : start + _PIECE]] = np.nan
             piece.sort()  # -inf first, NaN last
             self._sorted(i, piece)
         slots[NAN] -= values.null_count  # nulls were sorted as NaN

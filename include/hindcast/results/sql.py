@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -69,10 +70,10 @@ class Store:
                 Path(parsed.database).absolute().parent.mkdir(parents=True, exist_ok=True)
             self.engine: Engine = create_engine(parsed)
         except (ArgumentError, NoSuchModuleError, ModuleNotFoundError) as error:
-            message = (
-                f"{self.url!r} is no usable results URL ({error}); write it as {DEFAULT_URL} or postgresql+psycopg://…"
-            )
-            raise UsageError(message) from error
+            shown = re.sub(r"://[^/]*@", "://***@", self.url)  # a password may stand there
+            why = str(error).replace(self.url, shown)
+            message = f"{shown!r} is no usable results URL ({why}); write it as {DEFAULT_URL} or postgresql+psycopg://…"
+            raise UsageError(message) from None
         except OSError as error:
             message = f"{self.url}: the results folder cannot be made: {error}"
             raise StoreError(message) from error
@@ -125,15 +126,43 @@ class Store:
         self, connection: Connection, *, actor: str, action: str, content: Mapping[str, Any], **key: Any
     ) -> None:
         """Add one line to the hash chain: what was decided, on which inputs, by whom."""
-        last = connection.execute(
-            select(tables.audit.c.hash).order_by(tables.audit.c.sequence.desc()).limit(1)
-        ).scalar()
-        recorded_at = datetime.now(UTC)
-        text = json.dumps(content, sort_keys=True, default=str)
-        parts = [last or "", recorded_at.isoformat(), actor, action, json.dumps(key, sort_keys=True, default=str), text]
-        digest = hashlib.sha256("\n".join(parts).encode()).hexdigest()
-        row = {"recorded_at": recorded_at, "actor": actor, "action": action, "content": text, **key}
-        connection.execute(insert(tables.audit), {**row, "previous_hash": last or "", "hash": digest})
+        if connection.dialect.name == "postgresql":
+            # Two writers must not both follow the same line; SQLite has one writer at a time.
+            connection.exec_driver_sql("LOCK TABLE audit IN EXCLUSIVE MODE")
+        newest = select(tables.audit.c.hash).order_by(tables.audit.c.sequence.desc()).limit(1)
+        row = {
+            "recorded_at": datetime.now(UTC),
+            "actor": actor,
+            "action": action,
+            "content": json.dumps(content, sort_keys=True, default=str),
+            "previous_hash": connection.execute(newest).scalar() or "",
+            **key,
+        }
+        connection.execute(insert(tables.audit), {**row, "hash": _audit_hash(row)})
+
+
+def verify_audit(store: Store) -> int | None:
+    """Follow the hash chain of the audit.
+
+    Returns
+    -------
+    The sequence of the first line that was changed or does not follow the line before it; None when there is none. Lines
+    that were cut off at the end leave no trace here: compare the newest hash with a copy kept elsewhere.
+    """
+    before = ""
+    for row in store.rows(tables.audit):
+        if row["previous_hash"] != before or row["hash"] != _audit_hash(row):
+            return int(row["sequence"])
+        before = row["hash"]
+    return None
+
+
+def _audit_hash(row: Mapping[str, Any]) -> str:
+    key = {name: row.get(name) for name in ("model_name", "window_start") if row.get(name) is not None}
+    parts = [row["previous_hash"], row["recorded_at"].isoformat(), row["actor"], row["action"]]
+    parts += [json.dumps(key, sort_keys=True, default=str), row["content"]]
+    # As JSON, so that no text can move from one part into the next.
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
 def _conditions(table: Table, key: Mapping[str, Any]) -> list[ColumnElement[bool]]:

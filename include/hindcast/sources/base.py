@@ -60,7 +60,7 @@ class Source(Protocol):
     uri: str
 
     def manifest(self, start: datetime, end: datetime) -> Manifest:
-        """Objects of the hours of ``[start, end)``; in the flat layout, those flushed in it."""
+        """Objects of the hours of ``[start, end)``; in the flat layout, those flushed in it or at its end."""
 
     def open(self, item: LogObject, dictionaries: Sequence[str] = ()) -> pq.ParquetFile:
         """One object, its text columns `dictionaries` read as dictionaries."""

@@ -45,7 +45,7 @@ class Folder:
             folders = [self._root / f"date={w.start:%Y-%m-%d}" / f"hour={w.start:%H}" for w in hours(start, end)]
             return Manifest("partitioned", self._pinned(p for f in folders for p in f.glob("*.parquet")))
         named = ((flush_time(path.stem), path) for path in self._root.glob("*.parquet"))
-        return Manifest("flat", self._pinned(path for time, path in named if time and start <= time < end))
+        return Manifest("flat", self._pinned(path for time, path in named if time and start <= time <= end))
 
     def open(self, item: LogObject, dictionaries: Sequence[str] = ()) -> pq.ParquetFile:
         """One object.
