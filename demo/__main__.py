@@ -48,9 +48,7 @@ def main() -> int:
     with _step(f"Airflow: the hourly DAG for hours of the outage, {OUTAGE_FROM}Z to {OUTAGE_TO}Z"):
         green = _run_dag()
     _tell()
-    print(
-        f"\nDone in {time.monotonic() - started:.0f} s. `make up` starts Airflow to look around; `make clean` removes everything."
-    )
+    print(f"\nDone in {time.monotonic() - started:.0f} s. `make up` starts Airflow, `make clean` removes everything.")
     return 0 if green else 1
 
 

@@ -36,6 +36,8 @@ from typing import TYPE_CHECKING, Any, Self
 
 import psutil  # type: ignore[import-untyped]  # has no stubs
 
+from hindcast.errors import HindcastError
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping
 
@@ -56,7 +58,7 @@ LOG_TAIL = 30
 ATTEMPTS = 4
 
 
-class AirflowError(Exception):
+class AirflowError(HindcastError):
     """Airflow did not start, or did not do what it was asked; the message has the end of the log."""
 
 

@@ -143,6 +143,7 @@ def _alert(episode: Episode, unclaimed: list[Row]) -> Row:
         "label_ages_hours": sorted({f["label_age_hours"] for f in episode.findings}),
         "windows": len({f["window_start"] for f in episode.findings}),
         "onset": first["reason"],
+        "onset_scale_hours": first["scale_hours"],
         "latest": last["reason"],
     }
     return {

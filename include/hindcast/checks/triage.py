@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING, Any
 
 from hindcast import alerts, incidents
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
 # Quiet hours of the night lie between an episode and the windows that resolve it.
 _REACH_HOURS = 72
+_TOLD_HOURS = 12
 
 
 def check(run: Run) -> Result:
@@ -97,7 +99,8 @@ def _with_diagnosis(run: Run, row: Row, members: Sequence[Row], before: Row | No
     same = all(seen.get(a["alert_id"]) == (a["last_seen_at"], a["state"], a["severity"]) for a in members)
     if before and same and before["symptoms"] == row["symptoms"]:
         return {**row, "description": before["description"], "root_cause": before["root_cause"]}
-    start = row["opened_at"] - HOUR
-    end = max(a["last_seen_at"] for a in members)
+    # The hours that the first alarms were about and the half day after: an incident is told by its beginning.
+    start = min(a["opened_at"] - json.loads(a["details"])["onset_scale_hours"] * HOUR for a in members)
+    end = min(max(a["last_seen_at"] for a in members), start + _TOLD_HOURS * HOUR)
     found = diagnose(run.store, run.model, start, end)
     return {**row, "description": found.text, "root_cause": found.cause}

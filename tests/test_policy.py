@@ -1,0 +1,352 @@
+"""The drift policy in simulated worlds: silent while nothing happens, quick when something does, honest about what it cannot judge."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable
+from copy import copy
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from functools import cache
+from zoneinfo import ZoneInfo
+
+import numpy as np
+import pytest
+
+from hindcast.drift.baseline import SCALES, TIERS, Comparison, History, Totals, comparisons
+from hindcast.drift.policy import EFFECT_FLOOR, LEAST_ROWS, Decision, Series, decide, distances, pseudo_hours, series_of
+from hindcast.profile.bins import Bins, fit_edges
+from hindcast.profile.profile import NEW, NULL, Profile, Sparse
+from hindcast.spread import REMEMBERED, Memory
+from hindcast.window import HOUR
+
+ZONE, START = ZoneInfo("UTC"), datetime(2013, 4, 1, tzinfo=UTC)
+NUMERIC, CATEGORICAL, ROWS, REFERENCE = 6, 2, 500, 20_000
+SHARES = np.array([0.4, 0.3, 0.15, 0.1, 0.05])
+PIECE = 25
+Floats = np.ndarray
+# Numbers (NUMERIC, rows), NaN for null; and counts of the five categories and of new ones.
+Hour = tuple[Floats, list[Floats]]
+
+
+def profiled(bins: Bins, numbers: Floats, categories: list[Floats]) -> bytes:
+    profile = Profile.empty(bins)
+    profile.rows = numbers.shape[1]
+    for i, values in enumerate(numbers):
+        known = values[~np.isnan(values)]
+        at = np.searchsorted(bins.edges[i], known, side="left")
+        steps = np.rint((np.clip(known, *bins.limits[i]) - bins.center[i]) / bins.unit[i])
+        profile.numeric[i, : bins.width] = np.bincount(at, minlength=bins.width)
+        profile.sums[i] = np.bincount(at, weights=steps, minlength=bins.width).astype(np.int64)
+        profile.numeric[i, bins.width + NULL] = values.size - known.size
+    for i, counts in enumerate(categories):
+        profile.categorical[i, :5], profile.categorical[i, bins.depth + NEW] = counts[:5], counts[5]
+    return profile.to_bytes()
+
+
+@dataclass
+class World:
+    """A model with six numeric and two categorical features, hour by hour; `jitter` moves hourly means, AR(1), in σ."""
+
+    seed: int
+    jitter: float = 0.0
+    reference_numbers: Callable[[np.random.Generator], Floats] | None = None
+    reference_category: Callable[[np.random.Generator, int], Floats] | None = None
+    hour: int = 0
+    past: dict[datetime, Memory] = field(default_factory=dict)
+    decided: list[list[Decision]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.rng = rng = np.random.default_rng(self.seed)
+        self.level = np.zeros(NUMERIC)
+        numbers = self.reference_numbers(rng) if self.reference_numbers else rng.standard_normal((NUMERIC, REFERENCE))
+        names = [tuple(f"feature_{kind}{i}" for i in range(n)) for kind, n in (("n", NUMERIC), ("c", CATEGORICAL))]
+        edges = tuple(fit_edges(values, 64) for values in numbers)
+        self.bins = Bins(names[0], edges, names[1], (tuple("abcde"),) * CATEGORICAL)
+        self.series = series_of(self.bins)
+        pieces, total = [], Profile.empty(self.bins)
+        for k in range(96):
+            drawn = numbers[:, k * PIECE : (k + 1) * PIECE]
+            pieces.append(
+                Sparse.from_bytes(profiled(self.bins, drawn, self._categories(PIECE, reference=True)), self.bins)
+            )
+        for k in range(0, REFERENCE, PIECE):
+            content = profiled(self.bins, numbers[:, k : k + PIECE], self._categories(PIECE, reference=True))
+            total += Profile.from_bytes(content, self.bins)
+        self.reference = Totals(self.bins)
+        self.reference.add(Sparse.from_bytes(total.to_bytes(), self.bins))
+        spans = [pieces[24 * i : 24 * i + 24] for i in range(4)]
+        self.pseudo = pseudo_hours(self.series, spans, self.reference)
+        self.history = History(self.bins, lambda _hours: {})
+
+    def _categories(self, rows: int, *, reference: bool = False) -> list[Floats]:
+        def draw() -> Floats:
+            if reference and self.reference_category:
+                return self.reference_category(self.rng, rows)
+            return np.append(self.rng.multinomial(rows, SHARES), 0)
+
+        return [draw() for _ in range(CATEGORICAL)]
+
+    def step(
+        self, change: Callable[[Floats, list[Floats], np.random.Generator], Hour] | None = None, rows: int = ROWS
+    ) -> list[Decision]:
+        self.level = 0.8 * self.level + 0.6 * self.rng.standard_normal(NUMERIC)
+        drawn: Hour = (
+            self.rng.standard_normal((NUMERIC, rows)) + self.jitter * self.level[:, None],
+            self._categories(rows),
+        )
+        at = START + self.hour * HOUR
+        self.history.put(at, profiled(self.bins, *(change(*drawn, self.rng) if change else drawn)))
+        found = comparisons(at, self.history, self.reference, self._flags(), ZONE)
+        options = {"recent": min(24, len(self.past)), "budget_per_week": 1.0, "pseudo": self.pseudo}
+        decisions, self.past[at] = decide(self.series, found, list(self.past.values()), **options)
+        if len(self.past) > REMEMBERED:
+            del self.past[next(iter(self.past))]
+        self.hour += 1
+        self.decided.append(decisions)
+        return decisions
+
+    def _flags(self) -> dict[datetime, Floats]:
+        columns = [*self.bins.numeric, *self.bins.categorical]
+        flags = {}
+        for hour, memory in self.past.items():
+            flagged = {self.series[j].column for j in np.flatnonzero(memory.flagged())}
+            if flagged:
+                flags[hour] = np.array([name in flagged for name in columns])
+        return flags
+
+    def fork(self) -> World:
+        """The same world, to go on in another way."""
+        other = copy(self)
+        other.rng = np.random.default_rng(self.seed + 1)
+        other.past, other.decided, other.level = dict(self.past), [], self.level.copy()
+        other.history = History(self.bins, lambda _hours: {})
+        other.history._hours = OrderedDict(self.history._hours)
+        return other
+
+
+def episodes(world: World) -> list[tuple[str, str, int]]:
+    """(column, kind, hour) of every drifted decision that no drifted hour of the same series came before within six."""
+    last: dict[Series, int] = {}
+    found = []
+    for hour, decisions in enumerate(world.decided):
+        for decision in decisions:
+            if decision.drifted:
+                if hour - last.get(decision.series, -99) > 6:
+                    found.append((decision.series.column, decision.series.kind, hour))
+                last[decision.series] = hour
+    return found
+
+
+@cache
+def quiet(jitter: float) -> World:
+    """Three weeks of 500 rows an hour in which nothing happens."""
+    world = World(seed=1, jitter=jitter)
+    for _ in range(3 * 168):
+        world.step()
+    return world
+
+
+@pytest.mark.parametrize("jitter", [0.0, 0.1])
+def test_three_quiet_weeks_of_eight_features_raise_no_more_than_the_budget(jitter: float) -> None:
+    world = quiet(jitter)
+    assert len(episodes(world)) <= 3
+    judged = {(d.tier, d.scale) for decisions in world.decided for d in decisions}
+    assert judged == {(tier, scale) for tier in TIERS for scale in SCALES}, "every tier and scale had its say"
+    assert all(d.drifted is not None for d in world.decided[-1])
+
+
+def shift(x: Floats, c: list[Floats], _rng: np.random.Generator) -> Hour:
+    x[0] += 0.5
+    return x, c
+
+
+def units(x: Floats, c: list[Floats], _rng: np.random.Generator) -> Hour:
+    x[0] *= 100
+    return x, c
+
+
+def nulls(x: Floats, c: list[Floats], rng: np.random.Generator) -> Hour:
+    x[0, rng.random(x.shape[1]) < 0.2] = np.nan
+    return x, c
+
+
+def swap(x: Floats, c: list[Floats], _rng: np.random.Generator) -> Hour:
+    c[0] = c[0][[1, 2, 0, 3, 4, 5]]
+    return x, c
+
+
+def unknown(x: Floats, c: list[Floats], rng: np.random.Generator) -> Hour:
+    moved = rng.binomial(c[0][0], 0.25)
+    c[0] = c[0] + np.array([-moved, 0, 0, 0, 0, moved])
+    return x, c
+
+
+INJECTED = {
+    "mean": (shift, "feature_n0", "ks"), "unit": (units, "feature_n0", "ks"), "null burst": (nulls, "feature_n0", "missing"),
+    "category swap": (swap, "feature_c0", "phi"), "new category": (unknown, "feature_c0", "new"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("jitter", [0.0, 0.1])
+@pytest.mark.parametrize("case", INJECTED)
+def test_a_change_is_found_within_two_hours_at_a_short_scale_and_nowhere_else(case: str, jitter: float) -> None:
+    change, column, kind = INJECTED[case]
+    world = quiet(jitter).fork()
+    found = [d for _ in range(2) for d in world.step(change) if d.drifted]
+    assert any((d.series.column, d.series.kind) == (column, kind) and d.scale in {1, 6} for d in found)
+    assert {d.series.column for d in found} == {column}
+    assert all(d.value > d.threshold for d in found)
+
+
+@pytest.mark.parametrize("case", ["mean", "null burst"])
+def test_a_change_is_found_again_after_a_quiet_day_and_the_episode_closes_between(case: str) -> None:
+    change, column, kind = INJECTED[case]
+    world = quiet(0.0).fork()
+    world.decided.clear()
+    for hour in range(60):
+        world.step(change if hour < 8 or hour >= 48 else None)
+    mine = [hour for found, of, hour in episodes(world) if (found, of) == (column, kind)]
+    assert mine[0] <= 1
+    assert any(48 <= hour <= 50 for hour in mine)
+
+
+def test_a_lasting_change_keeps_its_hours_out_of_the_baseline_and_stays_found() -> None:
+    world = quiet(0.0).fork()
+    stays = [any(d.drifted and d.series.column == "feature_n0" for d in world.step(shift)) for _ in range(40)]
+    assert all(stays[1:])
+
+
+# What cannot be judged
+
+
+def one_value_an_hour(rng: np.random.Generator) -> Floats:
+    numbers = rng.standard_normal((NUMERIC, REFERENCE))
+    numbers[0] = np.repeat(rng.standard_normal(REFERENCE // PIECE), PIECE)
+    return numbers
+
+
+def one_category(rng: np.random.Generator, rows: int) -> Floats:
+    counts = np.zeros(6, int)
+    counts[rng.choice(5, p=SHARES)] = rows
+    return counts
+
+
+def shared(x: Floats, c: list[Floats], rng: np.random.Generator) -> Hour:
+    x[0] = rng.standard_normal()
+    return x, [one_category(rng, int(c[0].sum())), c[1]]
+
+
+def test_a_feature_that_all_rows_of_an_hour_share_is_never_called_healthy_by_the_hour() -> None:
+    world = World(seed=5, reference_numbers=one_value_an_hour, reference_category=one_category)
+    for _ in range(100):
+        world.step(shared)
+    mine = [
+        d
+        for decisions in world.decided
+        for d in decisions
+        if d.scale == 1 and (d.series.column, d.series.kind) in {("feature_n0", "ks"), ("feature_c0", "phi")}
+    ]
+    assert len(mine) == 200
+    assert {d.tier for d in mine} >= {"reference", "trail"}
+    assert {d.drifted for d in mine} == {None}
+    assert {d.reason for d in mine} == {
+        "its hours differ among themselves as much as any two samples can: no test has power"
+    }
+
+
+def test_too_few_rows_are_no_decision() -> None:
+    world = quiet(0.0).fork()
+    decisions = world.step(units, rows=LEAST_ROWS - 1)
+    assert not [d for d in decisions if d.scale == 1]
+    assert [d for d in decisions if d.scale == 6]
+
+
+# Cold start
+
+
+def test_with_only_a_reference_an_hour_like_its_pieces_is_no_drift_and_another_world_is() -> None:
+    for seed in range(5):
+        world = World(seed=seed)
+        assert not [d for _ in range(6) for d in world.step() if d.drifted]
+        assert {d.tier for decisions in world.decided for d in decisions} == {"reference"}
+        found = [d for d in world.step(units) if d.drifted]
+        assert {(d.series.column, d.tier) for d in found} == {("feature_n0", "reference")}
+
+
+def test_pieces_of_the_reference_that_differ_raise_the_bar_for_the_first_hours() -> None:
+    """Days in the reference differ by 0.7 σ: an hour half a σ away is nothing that it does not know."""
+
+    def days(rng: np.random.Generator) -> Floats:
+        return rng.standard_normal((NUMERIC, REFERENCE)) + 0.7 * np.repeat(
+            rng.standard_normal((NUMERIC, 100)), 200, axis=1
+        )
+
+    found = {}
+    for name, numbers in (("days differ", days), ("all alike", None)):
+        world = World(seed=3, reference_numbers=numbers)
+        found[name] = any(d.drifted and d.series.column == "feature_n0" for d in world.step(shift))
+    assert found == {"days differ": False, "all alike": True}
+
+
+def test_no_history_and_no_rows_is_no_decision() -> None:
+    world = World(seed=1)
+    decisions, memory = decide(world.series, [], [], recent=0, budget_per_week=1.0)
+    assert decisions == []
+    assert np.isnan(memory.excess).all()
+    assert not memory.open_hours.any()
+
+
+def test_what_a_later_hour_remembers_does_not_change_what_an_earlier_one_decided() -> None:
+    """The same hours give the same decisions, and the memories handed in stay as they are."""
+    world = quiet(0.1).fork()
+    before = [memory.to_bytes([s.name for s in world.series]) for memory in world.past.values()]
+    a, b = world.fork(), world.fork()
+    assert a.step(shift) == b.step(shift)
+    assert before == [memory.to_bytes([s.name for s in world.series]) for memory in world.past.values()]
+
+
+# Distances
+
+
+def test_distances_are_scaled_so_that_their_median_without_drift_is_that_of_theory() -> None:
+    world = World(seed=9)
+    rows: list[Floats] = []
+    for _ in range(200):
+        hour = Totals(world.bins)
+        drawn = (world.rng.standard_normal((NUMERIC, ROWS)), world._categories(ROWS))
+        drawn[0][:, : ROWS // 5] = np.nan
+        hour.add(Sparse.from_bytes(profiled(world.bins, *drawn), world.bins))
+        other = Totals(world.bins)
+        drawn = (world.rng.standard_normal((NUMERIC, 4 * ROWS)), world._categories(4 * ROWS))
+        drawn[0][:, world.rng.random(4 * ROWS) < 0.2] = np.nan
+        other.add(Sparse.from_bytes(profiled(world.bins, *drawn), world.bins))
+        measured = distances(world.series, hour, other)
+        rows.append(measured.stat / (measured.median * measured.noise))
+    kinds = np.array([s.kind for s in world.series])
+    ratio = np.array(rows)
+    assert np.median(ratio[:, kinds == "ks"]) == pytest.approx(1, abs=0.12)
+    assert np.median(ratio[:, kinds == "phi"]) == pytest.approx(1, abs=0.12)
+
+
+def test_an_effect_below_the_floor_wakes_nobody_and_says_so() -> None:
+    """A million rows a side: 0.04 σ is far beyond chance."""
+    world = World(seed=2)
+    still = [world.rng.multinomial(1_000_000, SHARES)] * CATEGORICAL
+    sides = []
+    for moved in (0.0, 0.04):
+        total = Totals(world.bins)
+        values = np.linspace(-3, 3, 200_001)[None].repeat(NUMERIC, axis=0) + moved
+        total.add(Sparse.from_bytes(profiled(world.bins, values, [np.append(c, 0) for c in still]), world.bins))
+        total.counts *= 10
+        total.sums *= 10
+        total.rows *= 10
+        sides.append(total)
+    calm = Memory.blank(len(TIERS), len(SCALES), len(world.series))
+    calm.excess[:], calm.noise[:] = 0.0, 1e-6
+    compared = [Comparison("week", 1, sides[1], sides[0], 4, "the same hours of 4 earlier weeks")]
+    decisions, _ = decide(world.series, compared, [calm] * 100, recent=24, budget_per_week=1.0)
+    mine = next(d for d in decisions if d.series.column == "feature_n0" and d.series.kind == "ks")
+    assert mine.value > mine.threshold
+    assert mine.effect < EFFECT_FLOOR[1]
+    assert (mine.drifted, mine.reason.split(",")[0]) == (False, "beyond chance")
