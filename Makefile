@@ -25,7 +25,7 @@ demo: setup ## Replay seven weeks of real flights, run the hourly DAG in Airflow
 	$(BIN)/python -m demo
 
 test: setup ## Run the tests
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
 
 lint: setup ## Check style (ruff) and types (mypy)
 	$(BIN)/ruff check .

@@ -15,14 +15,14 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
+from tests import worlds
+from tests.worlds import SETTLE, at, rows_of
 
 from hindcast.checks import CHECKS, Run, execute
 from hindcast.push import PushFailed, drain
 from hindcast.replay import replay
 from hindcast.results.sql import Store
 from hindcast.window import Window
-from tests import worlds
-from tests.worlds import SETTLE, at, rows_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -48,7 +48,9 @@ def world(history: worlds.World, tmp_path: Path) -> worlds.World:
 
 def scheduled(world: worlds.World, hour: int, checks: tuple[str, ...] = CHECKS) -> Store:
     """Check a window as the schedule does."""
-    run = Run.open("alpha", Window(at(hour)), at(hour + 1) + SETTLE, config=world.models, results=world.results, publish=True)
+    run = Run.open(
+        "alpha", Window(at(hour)), at(hour + 1) + SETTLE, config=world.models, results=world.results, publish=True
+    )
     for check in checks:
         execute(run, check)
     return run.store
@@ -73,7 +75,7 @@ class Gateway:
             )  # fmt: skip
         for _ in range(500):
             try:
-                with urllib.request.urlopen(f"{self.url}/-/ready", timeout=5):
+                with urllib.request.urlopen(f"{self.url}/-/ready", timeout=5):  # noqa: S310 - our own gateway
                     return
             except OSError:
                 time.sleep(0.02)
@@ -87,14 +89,18 @@ class Gateway:
 
     def groups(self) -> dict[str, dict[str, dict[tuple[tuple[str, str], ...], float]]]:
         """Check -> metric -> labels but those of the group -> value."""
-        with urllib.request.urlopen(f"{self.url}/metrics", timeout=5) as answer:
+        with urllib.request.urlopen(f"{self.url}/metrics", timeout=5) as answer:  # noqa: S310 - our own gateway
             text = answer.read().decode()
         found: dict[str, Any] = defaultdict(lambda: defaultdict(dict))
         for family in text_string_to_metric_families(text):
             for sample in family.samples:
                 labels = dict(sample.labels)
                 if sample.name.startswith("ml_"):
-                    assert (labels.pop("job"), labels.pop("model_name"), labels.pop("instance")) == ("hindcast", "alpha", "")
+                    assert (labels.pop("job"), labels.pop("model_name"), labels.pop("instance")) == (
+                        "hindcast",
+                        "alpha",
+                        "",
+                    )
                     found[labels.pop("check")][sample.name][tuple(sorted(labels.items()))] = sample.value
         return found
 
@@ -153,8 +159,12 @@ def test_each_check_is_a_group_with_the_names_of_the_contract(world: worlds.Worl
         ("drift", "ml_feature_drift_detected"),
     ):
         assert set(groups[check][name]) == features
-    assert {("feature_name", "amount")} <= {pair for labels in groups["importance"]["ml_feature_importance"] for pair in labels}
-    row = rows_of(world.results, "performance", window_start=at(HISTORY), metric="accuracy", segment="*", label_age_hours=0)[0]
+    assert {("feature_name", "amount")} <= {
+        pair for labels in groups["importance"]["ml_feature_importance"] for pair in labels
+    }
+    row = rows_of(
+        world.results, "performance", window_start=at(HISTORY), metric="accuracy", segment="*", label_age_hours=0
+    )[0]
     labels = (("model_version", "1"), ("time_window", "1h"))
     assert groups["performance"]["ml_model_accuracy"] == {labels: row["value"]}
     assert (("metric", "latency_p95_ms"), *labels) in groups["performance"]["ml_model_metric"]

@@ -7,15 +7,16 @@ import signal
 import subprocess
 import sys
 import time
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
-
-from hindcast.replay import replay
 from tests import worlds
 from tests.worlds import at, cli, cli_json, rows_of, snapshot, text
+
+from hindcast.replay import replay
 
 HOURS = 28
 COMMAND = Path(sys.executable).parent / "hindcast"
@@ -26,7 +27,9 @@ def broken(world: worlds.World) -> None:
     for path in world.partition(9).iterdir():
         path.unlink()
     (world.partition(17) / "part-1.parquet").write_bytes(b"no parquet")
-    pq.write_table(pq.read_table(world.partition(20) / "part-0.parquet", partitioning=None), world.partition(20) / "part-2.parquet")
+    pq.write_table(
+        pq.read_table(world.partition(20) / "part-0.parquet", partitioning=None), world.partition(20) / "part-2.parquet"
+    )
 
 
 @pytest.fixture(scope="module")
@@ -63,16 +66,18 @@ def test_a_second_replay_does_nothing(world: worlds.World, expected: dict[str, A
     assert worlds.differences(before, snapshot(world.results, ignore=())) == []
 
 
-def test_a_replay_repeated_from_the_middle_leaves_the_same_tables(world: worlds.World, expected: dict[str, Any]) -> None:
+def test_a_replay_repeated_from_the_middle_leaves_the_same_tables(
+    world: worlds.World, expected: dict[str, Any]
+) -> None:
     assert replayed(world, world.results, 20, again=True)["skipped"] == 0
     assert worlds.differences(expected, snapshot(world.results)) == []
 
 
-def test_hours_replayed_one_by_one_leave_the_same_tables(world: worlds.World, expected: dict[str, Any]) -> None:
+def test_a_replay_in_pieces_leaves_the_same_tables(world: worlds.World, expected: dict[str, Any]) -> None:
     """Nothing that a process holds in memory decides anything."""
     store = world.store_at("pieces")
-    for first in range(HOURS):
-        replayed(world, store, first, first + 1)
+    for first, last in pairwise((0, 1, 2, 9, 10, 24, 25, 27, HOURS)):
+        replayed(world, store, first, last)
     assert worlds.differences(expected, snapshot(store)) == []
 
 
@@ -91,7 +96,9 @@ def _checked(store: str) -> list[Any]:
         return []
 
 
-def test_a_replay_that_is_killed_goes_on_and_leaves_the_same_tables(world: worlds.World, expected: dict[str, Any]) -> None:
+def test_a_replay_that_is_killed_goes_on_and_leaves_the_same_tables(
+    world: worlds.World, expected: dict[str, Any]
+) -> None:
     """SIGKILL of the real command with two processes; neither of them outlives it."""
     store = world.store_at("killed")
     command = [COMMAND, "replay", "alpha", "--from", text(0), "--to", text(HOURS), "--jobs", "2"]
@@ -130,14 +137,18 @@ def _session(stat: Path) -> int | None:
 
 def test_logs_can_be_pulled_first_and_judged_later(world: worlds.World, expected: dict[str, Any]) -> None:
     store = world.store_at("later")
-    cli_json(world, "replay", "alpha", "--from", text(0), "--to", text(HOURS), "--only", "pull", "--jobs", "1", results=store)
+    cli_json(
+        world, "replay", "alpha", "--from", text(0), "--to", text(HOURS), "--only", "pull", "--jobs", "1", results=store
+    )
     pulled = snapshot(store)
     assert worlds.differences({n: expected[n] for n in ("windows", "profiles", "references")}, pulled) == []
     assert {row["check"] for row in pulled["checks"]} == {"pull"}
     logs = world.logs()
     logs.rename(logs.with_name("away"))  # drift needs no logs any more
     try:
-        facts = cli_json(world, "replay", "alpha", "--from", text(0), "--to", text(HOURS), "--only", "drift", results=store)
+        facts = cli_json(
+            world, "replay", "alpha", "--from", text(0), "--to", text(HOURS), "--only", "drift", results=store
+        )
     finally:
         logs.with_name("away").rename(logs)
     assert facts == {"model": "alpha", "windows": HOURS, "skipped": 0, "errors": 0}
@@ -186,6 +197,19 @@ def test_several_models_share_a_store_and_nothing_else(tmp_path: Path) -> None:
     for name in ("alpha", "beta"):
         cli_json(made, "replay", name, "--from", text(0), "--to", text(3), "--jobs", "1", "--only", "drift,performance")
     alone = made.store_at("alone")
-    cli_json(made, "replay", "beta", "--from", text(0), "--to", text(3), "--jobs", "1", "--only", "drift,performance", results=alone)
+    cli_json(
+        made,
+        "replay",
+        "beta",
+        "--from",
+        text(0),
+        "--to",
+        text(3),
+        "--jobs",
+        "1",
+        "--only",
+        "drift,performance",
+        results=alone,
+    )
     for name, rows in snapshot(made.results).items():
         assert [r for r in rows if "beta" in {r.get("model_name"), r.get("affected_model")}] == snapshot(alone)[name]

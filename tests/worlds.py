@@ -1,6 +1,6 @@
-"""Small worlds for tests: seeded logs, late labels, a reference, a model artifact and a model file, in the contract's layout.
+"""Small worlds for tests: seeded logs, late labels, a reference, a model and its file, in the contract's layout.
 
-A world is a folder; `write` makes it, `write_hours` adds hours to it, and a fault is a function that changes an hour's table.
+A world is a folder; `write` makes it, `write_hours` adds hours to it. A fault changes an hour's table.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ import json
 import math
 import shutil
 import sqlite3
-from collections import defaultdict
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -39,6 +38,7 @@ ACCURACY = 0.9
 DELAYS = ((0.02, 0.7), (3.0, 0.15), (12.0, 0.1))
 # Columns that may differ between two runs of one window; a reference says when it was fitted.
 VOLATILE = {"recorded_at", "duration_seconds", "fitted_at"}
+
 
 @dataclass(frozen=True)
 class World:
@@ -268,10 +268,11 @@ def artifacts(results: str) -> dict[str, str]:
 def differences(a: dict[str, list[Any]], b: dict[str, list[Any]]) -> list[str]:
     """The first differing rows of each table that differs; empty when both are the same."""
     found = []
-    for name in a:
-        if a[name] != b[name]:
-            rows = [json.dumps([x, y], default=str) for x, y in zip(a[name], b[name], strict=False) if x != y]
-            found.append(f"{name}: {len(a[name])} and {len(b[name])} rows; {rows[:2]}")
+    for name, mine in a.items():
+        theirs = b[name]
+        if mine != theirs:
+            rows = [json.dumps([x, y], default=str) for x, y in zip(mine, theirs, strict=False) if x != y]
+            found.append(f"{name}: {len(mine)} and {len(theirs)} rows; {rows[:2]}")
     return found
 
 
@@ -280,7 +281,9 @@ def rows_of(results: str, table: str, **key: Any) -> list[dict[str, Any]]:
     connection = sqlite3.connect(results.removeprefix("sqlite:///"))
     connection.row_factory = sqlite3.Row
     where = " AND ".join(f'"{name}" IS ?' for name in key) or "1"
-    values = [v.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S.%f") if isinstance(v, datetime) else v for v in key.values()]
+    values = [
+        v.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S.%f") if isinstance(v, datetime) else v for v in key.values()
+    ]
     found = [dict(row) for row in connection.execute(f'SELECT * FROM "{table}" WHERE {where}', values)]
     connection.close()
     return found
@@ -303,13 +306,6 @@ def naive_join(world: World, hour: int, moment: datetime, model: str = "alpha") 
     files = sorted(world.partition(hour, model).glob("*.parquet"))
     rows = [row for path in files for row in pq.read_table(path, partitioning=None).to_pylist()]
     return [(known[r["prediction_id"]], r["prediction"], r["score"]) for r in rows if r["prediction_id"] in known]
-
-
-def by_key(rows: Iterable[dict[str, Any]], *names: str) -> dict[Any, list[dict[str, Any]]]:
-    grouped: dict[Any, list[dict[str, Any]]] = defaultdict(list)
-    for row in rows:
-        grouped[tuple(row[n] for n in names) if len(names) > 1 else row[names[0]]].append(row)
-    return grouped
 
 
 def cli(world: World, *arguments: str, results: str | None = None) -> Result:

@@ -48,8 +48,8 @@ class _Group(click.Group):
 def main() -> None:
     """Look back at what a model did: data quality, drift, degradation, importance, alerts.
 
-    Times are ISO 8601, UTC unless a zone is given. Exit status: 0 done, whatever was found; 2 bad usage or configuration;
-    3 source missing or unreadable; 4 results store; 1 anything else.
+    Times are ISO 8601, UTC unless a zone is given. Exit status: 0 done, whatever was found; 2 bad usage or
+    configuration; 3 source missing or unreadable; 4 results store; 1 anything else.
     """
 
 

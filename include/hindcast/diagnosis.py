@@ -1,7 +1,7 @@
 """Diagnosis: which part of the traffic an incident comes from, and what changed with it.
 
-Each segment is held against itself in the days before, and against the rest of the traffic meanwhile: that tells a local
-cause (one carrier's outage) from a general one (a storm), even when the whole did as well as ever.
+Each segment is held against itself in the days before, and against the rest of the traffic meanwhile: that tells a
+local cause (one carrier's outage) from a general one (a storm), even when the whole did as well as ever.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ _CONSPICUOUS = 3.5
 class Part:
     """A segment in the period and in the days before.
 
-    `share` is its part of what the segments of its column lost; `sigmas` by how many standard errors it fell further than the
-    rest of the traffic.
+    `share` is its part of what the segments of its column lost; `sigmas` by how many standard errors it fell further
+    than the rest of the traffic.
     """
 
     segment: str
@@ -172,12 +172,19 @@ def _parts(model: ModelFile, now: Mapping[str, Sequence[float]], then: Mapping[s
 def _sigmas(
     sign: float, own: float, name: str, now: Mapping[str, Sequence[float]], then: Mapping[str, Sequence[float]]
 ) -> float:
-    """Standard errors by which a segment fell further than the rest; rows count as independent, so it ranks, no more."""
-    (n, _, _), (m, total, squares) = now[name], then[name]
+    """Standard errors by which a segment fell further than the rest; rows count as independent: it ranks, no more."""
     rest = [now["*"][k] - now[name][k] for k in range(3)], [then["*"][k] - then[name][k] for k in range(3)]
-    shared = max(0.0, sign * (rest[1][1] / rest[1][0] - rest[0][1] / rest[0][0])) if rest[0][0] and rest[1][0] else 0.0
-    variance = max(squares / m - (total / m) ** 2, 1e-12) * (1 / n + 1 / m)
+    shared, variance = 0.0, _variance(now[name], then[name])
+    if rest[0][0] and rest[1][0]:
+        shared = max(0.0, sign * (rest[1][1] / rest[1][0] - rest[0][1] / rest[0][0]))
+        variance += _variance(*rest)
     return float(max(0.0, own - shared) / variance**0.5)
+
+
+def _variance(now: Sequence[float], then: Sequence[float]) -> float:
+    """Variance of a change of the mean; a small period may show less spread than there is, a bad one has more."""
+    spreads = [max(squares / n - (total / n) ** 2, 1e-12) for n, total, squares in (now, then)]
+    return max(spreads) / now[0] + spreads[1] / then[0]
 
 
 def _findings(store: Store, model: ModelFile, start: datetime, end: datetime) -> tuple[list[str], list[str]]:

@@ -10,7 +10,7 @@ from hindcast.checks.run import Result, Run
 from hindcast.drift import statistics
 from hindcast.drift.baseline import TIERS, Totals, comparisons, needed_hours
 from hindcast.drift.policy import EFFECT_FLOOR, LEAST_ROWS, Decision, Series, decide, pseudo_hours, series_of
-from hindcast.profile.profile import INVALID, NULL, Profile, Sparse
+from hindcast.profile.profile import INVALID, NEW, NULL, Profile, Sparse
 from hindcast.profile.scan import MISSING
 from hindcast.results import tables
 from hindcast.spread import REMEMBERED, Memory, overlapping
@@ -74,10 +74,17 @@ def _keys(run: Run) -> list[tuple[str, dict[str, Any]]]:
 
 
 def reference_totals(run: Run) -> Totals:
-    """The reference as a baseline."""
+    """The reference as a baseline.
+
+    A category that it holds once counts as new there: of what a sample has not seen there is as much as of what it has seen
+    once (Good, 1953), and without this every value of a column of many values is news.
+    """
     if "reference" not in run.memories:
-        totals = Totals(run.reference.bins)
+        totals, depth = Totals(run.reference.bins), run.reference.bins.depth
         totals.add(Sparse.from_bytes(run.reference.profile.to_bytes(), run.reference.bins))
+        known = totals.categorical[:, :depth]
+        totals.categorical[:, depth + NEW] += (known == 1).sum(axis=1)
+        known[known == 1] = 0
         run.memories["reference"] = totals
     held: Totals = run.memories["reference"]
     return held

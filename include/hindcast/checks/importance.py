@@ -59,7 +59,7 @@ def _unusable(run: Run, features: list[str]) -> dict[str, tuple[str, str]]:
 
 
 def _without(sample: pa.Table, unusable: Mapping[str, object], run: Run) -> pa.Table:
-    """The sample with these features null, which is what a model can make of them; the others are explained all the same."""
+    """The sample with these features null, as a model would have to take them; the others are explained."""
     for name in unusable:
         kind = pa.float64() if run.reference.features[name].type == "numeric" else pa.string()
         kept = sample.drop_columns([name]) if name in sample.column_names else sample

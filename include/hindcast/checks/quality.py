@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Any
 
 from hindcast.checks.run import Result, Run
@@ -81,7 +82,7 @@ def _finding(run: Run, finding: dict[str, Any]) -> dict[str, Any]:
 def _write_page(run: Run, page: str) -> str:
     path = run.artifact("datadocs", ".html")
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".tmp")
+    temporary = path.with_suffix(f".{os.getpid()}.tmp")  # another process may check the same window
     temporary.write_text(page, encoding="utf-8")
     temporary.replace(path)
     return str(path)

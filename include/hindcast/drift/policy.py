@@ -229,7 +229,7 @@ def _usual_spread(compared: Sequence[Comparison]) -> Floats:
     """Standard deviation of every numeric column in the reference."""
     reference = next((c.baseline for c in compared if c.tier == "reference"), None)
     if reference is None:
-        return np.zeros(0)
+        return np.zeros(len(compared[0].current.bins.numeric) if compared else 0)
     bins = reference.bins
     return statistics.binned_std(bins.padded_edges, reference.numeric[:, : bins.width], reference.values)
 

@@ -53,7 +53,9 @@ class DuplicateCounter:
         if not self._file:
             return self._rows - _distinct(self._held).size
         self._spill()
-        different = sum(_distinct([self._part(run, part) for run in self._runs]).size for part in range(_PARTS))
+        different = 0
+        for part in range(_PARTS):
+            different += _distinct([_read(self._file, at, bounds[part : part + 2]) for at, bounds in self._runs]).size
         return self._rows - different
 
     def close(self) -> None:
@@ -73,12 +75,11 @@ class DuplicateCounter:
         self._file.write(keys.tobytes())
         self._held, self._size = [], 0
 
-    def _part(self, run: tuple[int, Keys], part: int) -> Keys:
-        start, bounds = run
-        first, last = int(bounds[part]), int(bounds[part + 1])
-        assert self._file is not None  # noqa: S101 - `count` spilled
-        self._file.seek(start + 8 * first)
-        return np.frombuffer(self._file.read(8 * (last - first)), np.int64)
+
+def _read(file: IO[bytes], at: int, bounds: Keys) -> Keys:
+    first, last = bounds.tolist()
+    file.seek(at + 8 * first)
+    return np.frombuffer(file.read(8 * (last - first)), np.int64)
 
 
 def _distinct(parts: list[Keys]) -> Keys:

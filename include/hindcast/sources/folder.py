@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from hindcast.errors import SourceMissing, SourceUnreadable, UsageError
+from hindcast.profile.columns import open_parquet
 from hindcast.sources.base import LogObject, Manifest, Source
 from hindcast.window import hours
 
@@ -57,7 +58,7 @@ class Folder:
         """
         path = self._root / item.name
         try:
-            return pq.ParquetFile(path, read_dictionary=list(dictionaries), pre_buffer=False)
+            return open_parquet(path, dictionaries)
         except (OSError, pa.ArrowException) as error:
             message = f"{path}: is no readable Parquet file: {error}"
             raise SourceUnreadable(message) from error
@@ -135,7 +136,7 @@ def parquet_files(uri: str, dictionaries: Sequence[str] = ()) -> list[pq.Parquet
         message = f"{root}: no such Parquet file or folder of Parquet files"
         raise SourceMissing(message)
     try:
-        return [pq.ParquetFile(path, read_dictionary=list(dictionaries), pre_buffer=False) for path in paths]
+        return [open_parquet(path, dictionaries) for path in paths]
     except (OSError, pa.ArrowException) as error:
         message = f"{root}: is no readable Parquet: {error}"
         raise SourceUnreadable(message) from error

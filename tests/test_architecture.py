@@ -1,0 +1,193 @@
+"""Who imports whom: every module has a floor and imports only from the floors below it; read from the source."""
+
+import ast
+import importlib
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+LIBRARY = ROOT / "include" / "hindcast"
+
+# Floor of every module. 1 to 3 are the pure core but for sources and results: no input or output, no clock.
+FLOORS: dict[str, float] = {
+    # 1: words
+    "errors": 1, "metrics": 1,
+    # 2: the row kernel, time, model files
+    "window": 2, "config": 2, "spread": 2, "importance": 2,
+    "profile.bins": 2, "profile.columns": 2.1, "profile.hashing": 2.2, "profile.profile": 2.2, "profile.sampling": 2.3,
+    "profile.fit": 2.3, "profile.scan": 2.4, "profile.facts": 2.4, "profile.files": 2.4,
+    # 3: one module per computation; sources and results
+    "infer": 3, "datadocs": 3, "quality": 3.1, "alerts": 3,
+    "drift.statistics": 3, "drift.baseline": 3, "drift.policy": 3.1,
+    "performance.intervals": 3, "performance.formulas": 3.1, "performance.scores": 3.2, "performance.outcomes": 3.3,
+    "performance.labels": 3, "performance.degradation": 3.1,
+    "sources.base": 3, "sources.folder": 3.1, "results.tables": 3, "results.sql": 3.1,
+    # 4: what is made of many rows
+    "incidents": 4, "push": 4, "explainers": 4,
+    "report.words": 4, "report.charts": 4.1, "report.reading": 4.1, "report.verdict": 4.2, "report.sections": 4.2,
+    "report.pages": 4.3,
+    # 5: the checks, which a task and a command share
+    "checks.reference": 5, "checks.run": 5.1, "checks.pull": 5.2, "checks.quality": 5.2, "checks.drift": 5.2,
+    "checks.evaluation": 5.2, "checks.performance": 5.3, "checks.importance": 5.3, "diagnosis": 5.4, "checks.triage": 5.5, "checks": 5.6,
+    # 6: what people and schedulers call
+    "requests": 6, "views": 6, "replay": 6, "profiling": 6, "maintenance": 6, "tasks": 6.1, "cli": 6.1,
+}  # fmt: skip
+PURE = {name for name, floor in FLOORS.items() if floor < 4 and name.split(".")[0] not in {"sources", "results"}}
+
+# What the pure core must never import at the top of a module: input and output, plotting, frameworks.
+IMPURE = {
+    "airflow", "boto3", "botocore", "google", "s3fs", "matplotlib", "plotly", "sqlalchemy", "pandas", "requests", "logging",
+    "socket", "urllib", "subprocess", "sqlite3", "prometheus_client", "jinja2", "rich", "click",
+}  # fmt: skip
+# What nobody may import at the top of a module: each costs from a quarter of a second to seconds.
+HEAVY = {
+    "shap", "great_expectations", "pandas", "plotly", "sklearn", "lightgbm", "xgboost", "matplotlib", "airflow", "mlflow",
+    "onnxruntime",
+}  # fmt: skip
+
+
+def modules() -> dict[str, Path]:
+    """Every module of the library but the empty `__init__` files, by its name below `hindcast`."""
+    found = {}
+    for path in sorted(LIBRARY.rglob("*.py")):
+        name = ".".join(path.relative_to(LIBRARY).with_suffix("").parts)
+        if path.name != "__init__.py":
+            found[name] = path
+        elif name != "__init__" and ast.parse(path.read_text(encoding="utf-8")).body[1:]:
+            found[name.removesuffix(".__init__")] = path
+    return found
+
+
+MODULES = modules()
+
+
+def imports(path: Path, *, everywhere: bool) -> set[str]:
+    """Dotted names that a file imports, but for type checking: at the top of the module, or inside functions too."""
+    found: set[str] = set()
+
+    def visit(node: ast.AST) -> None:
+        for child in ast.iter_child_nodes(node):
+            if isinstance(child, ast.If) and "TYPE_CHECKING" in ast.unparse(child.test):
+                for other in child.orelse:
+                    visit(other)
+            elif isinstance(child, ast.Import):
+                found.update(alias.name for alias in child.names)
+            elif isinstance(child, ast.ImportFrom):
+                assert child.level == 0, f"{path}: relative import"
+                found.update(f"{child.module}.{alias.name}" for alias in child.names)
+            elif everywhere or not isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
+                visit(child)
+
+    visit(ast.parse(path.read_text(encoding="utf-8")))
+    return found
+
+
+def own(names: set[str]) -> set[str]:
+    """The modules of the library among dotted names, by their names below `hindcast`."""
+    found = set()
+    for name in names:
+        if name.split(".")[0] == "hindcast":
+            parts = name.split(".")[1:]
+            known = [".".join(parts[:n]) for n in range(len(parts), 0, -1)]
+            found.update([next((k for k in known if k in MODULES), "")])
+    return found - {""}
+
+
+def test_every_module_has_a_floor_and_every_floor_a_module() -> None:
+    assert set(MODULES) == set(FLOORS)
+
+
+@pytest.mark.parametrize("name", sorted(FLOORS))
+def test_a_module_imports_only_from_the_floors_below_its_own(name: str) -> None:
+    above = {
+        other: FLOORS[other] for other in own(imports(MODULES[name], everywhere=True)) if FLOORS[other] >= FLOORS[name]
+    }
+    assert not above, f"{name} stands on floor {FLOORS[name]}"
+
+
+@pytest.mark.parametrize("name", sorted(PURE))
+def test_the_pure_core_reaches_nothing_outside(name: str) -> None:
+    found = {imported.split(".")[0] for imported in imports(MODULES[name], everywhere=False)}
+    assert not found & IMPURE
+    assert not {
+        other for other in own(imports(MODULES[name], everywhere=True)) if other.split(".")[0] in {"sources", "results"}
+    }
+
+
+@pytest.mark.parametrize("name", sorted(PURE - {"config", "datadocs"}))
+def test_the_pure_core_has_no_clock_and_no_chance(name: str) -> None:
+    tree = ast.parse(MODULES[name].read_text(encoding="utf-8"))
+    called = {ast.unparse(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)}
+    assert not called & {
+        "datetime.now",
+        "datetime.utcnow",
+        "datetime.today",
+        "date.today",
+        "time.time",
+        "time.time_ns",
+        "print",
+    }
+    assert not {call for call in called if call.startswith(("random.", "np.random.rand", "np.random.seed"))}
+    assert "os.environ" not in ast.unparse(tree)
+
+
+@pytest.mark.parametrize("name", sorted(FLOORS))
+def test_no_module_imports_what_is_heavy_at_its_top(name: str) -> None:
+    found = imports(MODULES[name], everywhere=False)
+    assert not {imported.split(".")[0] for imported in found} & HEAVY
+    assert not {imported for imported in found if imported.startswith("scipy.stats")}
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "dags").glob("*.py")), ids=lambda path: path.name)
+def test_dag_files_are_wiring_only(path: Path) -> None:
+    found = imports(path, everywhere=True)
+    outside = (
+        {name.split(".")[0] for name in found} - set(sys.stdlib_module_names) - {"hindcast", "airflow", "pendulum"}
+    )
+    assert not outside
+    assert not {name.split(".")[0] for name in own(found)} & {
+        "checks",
+        "profile",
+        "drift",
+        "performance",
+        "results",
+        "sources",
+        "report",
+    }
+
+
+@pytest.mark.parametrize("path", sorted(LIBRARY.rglob("*.py")), ids=lambda path: path.relative_to(LIBRARY).as_posix())
+def test_every_exported_name_exists(path: Path) -> None:
+    parts = path.relative_to(LIBRARY.parent).with_suffix("").parts
+    module = importlib.import_module(".".join(parts).removesuffix(".__init__"))
+    exported = getattr(module, "__all__", ())
+    assert all(hasattr(module, name) for name in exported)
+    assert len(set(exported)) == len(exported)
+
+
+LIGHT = {
+    "hindcast.config": "numpy scipy pyarrow pandas sqlalchemy airflow shap great_expectations plotly click",
+    "hindcast.cli": "numpy scipy pyarrow pandas sqlalchemy airflow shap great_expectations plotly sklearn jinja2",
+    "hindcast.tasks": "numpy scipy pyarrow pandas airflow shap great_expectations plotly sklearn jinja2",
+    "hindcast.profile.scan": "scipy pandas sqlalchemy airflow shap",
+    "hindcast.drift.policy": "scipy.stats pandas sqlalchemy airflow pyarrow",
+    "hindcast.checks": "scipy.stats pandas airflow shap great_expectations plotly sklearn jinja2",
+    "hindcast.checks.triage": "scipy.stats pandas airflow shap great_expectations plotly sklearn jinja2",
+}
+
+
+@pytest.mark.parametrize("module", LIGHT)
+def test_importing_stays_light(module: str) -> None:
+    """In a fresh process, since this one has imported much already."""
+    code = f"import sys, {module}; print([name for name in {LIGHT[module].split()} if name in sys.modules])"
+    environment = {"PYTHONPATH": str(ROOT / "include"), "PATH": ""}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, env=environment)
+    assert (done.stdout.strip(), done.stderr) == ("[]", "")
+
+
+def test_no_module_is_larger_than_a_reader_can_hold() -> None:
+    lines = {name: len(path.read_text(encoding="utf-8").splitlines()) for name, path in MODULES.items()}
+    assert not {name: n for name, n in lines.items() if n > 700}
