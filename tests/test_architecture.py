@@ -31,7 +31,8 @@ FLOORS: dict[str, float] = {
     "report.pages": 4.3,
     # 5: the checks, which a task and a command share
     "checks.reference": 5, "checks.run": 5.1, "checks.pull": 5.2, "checks.quality": 5.2, "checks.drift": 5.2,
-    "checks.evaluation": 5.2, "checks.performance": 5.3, "checks.importance": 5.3, "diagnosis": 5.4, "checks.triage": 5.5, "checks": 5.6,
+    "checks.evaluation": 5.2, "checks.performance": 5.3, "checks.importance": 5.3, "diagnosis": 5.4,
+    "checks.triage": 5.5, "checks": 5.6,
     # 6: what people and schedulers call
     "requests": 6, "views": 6, "replay": 6, "profiling": 6, "maintenance": 6, "tasks": 6.1, "cli": 6.1,
 }  # fmt: skip
@@ -39,12 +40,14 @@ PURE = {name for name, floor in FLOORS.items() if floor < 4 and name.split(".")[
 
 # What the pure core must never import at the top of a module: input and output, plotting, frameworks.
 IMPURE = {
-    "airflow", "boto3", "botocore", "google", "s3fs", "matplotlib", "plotly", "sqlalchemy", "pandas", "requests", "logging",
+    "airflow", "boto3", "botocore", "google", "s3fs", "matplotlib", "plotly", "sqlalchemy", "pandas", "requests",
+    "logging",
     "socket", "urllib", "subprocess", "sqlite3", "prometheus_client", "jinja2", "rich", "click",
 }  # fmt: skip
 # What nobody may import at the top of a module: each costs from a quarter of a second to seconds.
 HEAVY = {
-    "shap", "great_expectations", "pandas", "plotly", "sklearn", "lightgbm", "xgboost", "matplotlib", "airflow", "mlflow",
+    "shap", "great_expectations", "pandas", "plotly", "sklearn", "lightgbm", "xgboost", "matplotlib", "airflow",
+    "mlflow",
     "onnxruntime",
 }  # fmt: skip
 

@@ -59,8 +59,10 @@ def compare(
 @pytest.mark.parametrize(
     ("start", "days", "expected"),
     [
-        ("2013-03-11T16", 7, "2013-03-04T17"), ("2013-03-11T16", 1, "2013-03-10T16"), ("2013-03-10T12", 1, "2013-03-09T13"),
-        ("2013-11-04T17", 7, "2013-10-28T16"), ("2013-11-04T17", 1, "2013-11-03T17"), ("2013-06-12T15", 28, "2013-05-15T15"),
+        ("2013-03-11T16", 7, "2013-03-04T17"), ("2013-03-11T16", 1, "2013-03-10T16"),
+        ("2013-03-10T12", 1, "2013-03-09T13"),
+        ("2013-11-04T17", 7, "2013-10-28T16"), ("2013-11-04T17", 1, "2013-11-03T17"),
+        ("2013-06-12T15", 28, "2013-05-15T15"),
     ],
 )  # fmt: skip
 def test_the_same_local_hour_across_a_clock_change(start: str, days: int, expected: str) -> None:
@@ -69,10 +71,10 @@ def test_the_same_local_hour_across_a_clock_change(start: str, days: int, expect
 
 
 @given(
-    st.datetimes(datetime(2000, 1, 1), datetime(2030, 1, 1)),
+    st.datetimes(datetime(2000, 1, 1), datetime(2030, 1, 1)),  # noqa: DTZ001 - zone below
     st.integers(1, 60),
     st.sampled_from(["America/New_York", "Asia/Kolkata", "Australia/Lord_Howe", "UTC"]),
-)  # noqa: DTZ001 - zone below
+)
 def test_the_same_local_hour_reads_the_same_on_the_wall_but_where_the_clock_jumped(
     moment: datetime, days: int, name: str
 ) -> None:

@@ -23,7 +23,8 @@ def alert(
     **changed: Any,
 ) -> Row:
     row = {
-        "alert_id": f"{kind}-{subject}-{opened}", "model_name": "m", "kind": kind, "severity": severity, "subject": subject,
+        "alert_id": f"{kind}-{subject}-{opened}", "model_name": "m", "kind": kind, "severity": severity,
+        "subject": subject,
         "metric": "ks_statistic", "current_value": 0.4, "baseline_value": None, "change_percent": None,
         "opened_at": START + timedelta(hours=opened), "detected_at": START + timedelta(hours=opened + 1),
         "resolved_at": None if resolved is None else START + timedelta(hours=resolved),

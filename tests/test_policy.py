@@ -190,7 +190,8 @@ def unknown(x: Floats, c: list[Floats], rng: np.random.Generator) -> Hour:
 
 INJECTED = {
     "mean": (shift, "feature_n0", "ks"), "unit": (units, "feature_n0", "ks"),
-    "null burst": (nulls, "feature_n0", "missing"), "category swap": (swap, "feature_c0", "phi"), "new category": (unknown, "feature_c0", "new"),
+    "null burst": (nulls, "feature_n0", "missing"), "category swap": (swap, "feature_c0", "phi"),
+    "new category": (unknown, "feature_c0", "new"),
 }  # fmt: skip
 
 
@@ -223,6 +224,12 @@ def test_a_lasting_change_keeps_its_hours_out_of_the_baseline_and_stays_found() 
     world = quiet(0.0).fork()
     stays = [any(d.drifted and d.series.column == "feature_n0" for d in world.step(shift)) for _ in range(40)]
     assert all(stays[1:])
+    mine = next(j for j, s in enumerate(world.series) if (s.column, s.kind) == ("feature_n0", "ks"))
+    memories = list(world.past.values())
+    assert [memory.open_hours[mine] for memory in memories[-5:]] == [*range(36, 41)]
+    assert all(np.isnan(memory.excess[:, :, mine]).all() for memory in memories[-40:])
+    world.step()
+    assert list(world.past.values())[-1].flagged()[mine], "one quiet hour closes nothing"
 
 
 # What cannot be judged

@@ -67,6 +67,7 @@ def test_rows_with_different_columns_are_filled_with_null(store: Store) -> None:
 
 def test_an_error_within_a_transaction_leaves_the_rows_of_before(store: Store) -> None:
     write(store, [importance("before")])
+
     def fail_half_way() -> None:
         with store.transaction() as connection:
             store.replace(connection, tables.importance, [importance("after")], model_name="m")
@@ -89,8 +90,9 @@ def test_an_unfinished_transaction_is_seen_by_nobody(store: Store, tmp_path: Pat
     assert features(store) == features(other) == ["after"]
 
 
-def _writer(url: str, name: str, turns: int) -> None:
+def _writer(url: str, name: str, turns: int, ready: Any) -> None:
     store = Store(url)
+    ready.wait(60)  # both write at once
     for turn in range(turns):
         with store.transaction() as connection:
             seen = [row["importance"] for row in connection.execute(tables.importance.select()).mappings()]
@@ -101,7 +103,8 @@ def _writer(url: str, name: str, turns: int) -> None:
 
 def test_two_processes_that_read_and_write_lose_nothing(store: Store) -> None:
     context = multiprocessing.get_context("spawn")
-    processes = [context.Process(target=_writer, args=(store.url, name, 40)) for name in "ab"]
+    ready = context.Barrier(2)
+    processes = [context.Process(target=_writer, args=(store.url, name, 40, ready)) for name in "ab"]
     for process in processes:
         process.start()
     for process in processes:
@@ -181,16 +184,20 @@ def test_every_table_of_the_contract_has_its_columns() -> None:
     contract = {
         "windows": "model_name window_start window_end as_of rows bytes manifest_digest config_digest status reason",
         "quality": "model_name model_version window_start subject metric value threshold status reason",
-        "drift": "model_name model_version window_start segment feature baseline scale_hours metric value threshold p_value "
+        "drift": "model_name model_version window_start segment feature baseline scale_hours metric value threshold "
+        "p_value "
         "drifted status n_current n_baseline reason",
         "performance": "model_name model_version window_start segment metric value lower upper baseline change_percent "
         "estimated label_coverage as_of status label_age_hours reason",
         "importance": "model_name model_version window_start feature importance lower upper rank n reason",
-        "alerts": "alert_id model_name kind severity subject metric current_value baseline_value change_percent state opened_at "
+        "alerts": "alert_id model_name kind severity subject metric current_value baseline_value change_percent "
+        "state opened_at "
         "last_seen_at resolved_at incident_id details detected_at",
-        "incidents": "incident_id severity title description detected_at affected_model symptoms metrics resolved_at root_cause "
+        "incidents": "incident_id severity title description detected_at affected_model symptoms metrics resolved_at "
+        "root_cause "
         "resolution state",
-        "findings": "model_name window_start check subject segment metric scale_hours value threshold severity detected_at",
+        "findings": "model_name window_start check subject segment metric scale_hours value threshold severity "
+        "detected_at",
         "profiles": "", "audit": "",
     }  # fmt: skip
     for name, columns in contract.items():
@@ -259,7 +266,8 @@ def test_an_untouched_audit_is_whole(store: Store) -> None:
     "change",
     [
         {"actor": "somebody"}, {"action": "other"}, {"content": "{}"}, {"model_name": "n"}, {"model_name": None},
-        {"window_start": HOUR}, {"window_start": None}, {"recorded_at": HOUR}, {"hash": "0" * 64}, {"previous_hash": "0" * 64},
+        {"window_start": HOUR}, {"window_start": None}, {"recorded_at": HOUR}, {"hash": "0" * 64},
+        {"previous_hash": "0" * 64},
     ],
     ids=str,
 )  # fmt: skip

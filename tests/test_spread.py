@@ -1,5 +1,6 @@
 """How much a number moves when nothing is wrong: quantiles, the benign spread, records, memory and episodes."""
 
+import math
 from datetime import UTC, datetime, timedelta
 
 import numpy as np
@@ -138,7 +139,7 @@ def random_memory(n_series: int, seed: int) -> Memory:
 
 def arrays(memory: Memory) -> list[list[object]]:
     found = (memory.excess, memory.noise, memory.peak, memory.open_hours, memory.quiet)
-    return [[None if value != value else value for value in array.ravel().tolist()] for array in found]
+    return [[None if math.isnan(value) else value for value in array.ravel().tolist()] for array in found]
 
 
 names_ = st.lists(st.tuples(st.text(max_size=6), st.sampled_from(["ks", "missing", "new"])), unique=True, max_size=8)

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from hindcast.errors import UsageError
 from hindcast.window import HOUR, Window, floor_hour, hours, parse_time, text
 
-moments = st.datetimes(datetime(1, 1, 2), datetime(9999, 12, 30), timezones=st.just(UTC))  # noqa: DTZ001 - hypothesis adds the zone
+first, last = datetime(1, 1, 2), datetime(9999, 12, 30)  # noqa: DTZ001 - hypothesis adds the zone
+moments = st.datetimes(first, last, timezones=st.just(UTC))
 offsets = st.integers(-23 * 60, 23 * 60).map(lambda minutes: timezone(timedelta(minutes=minutes)))
 
 

@@ -37,7 +37,7 @@ ACCURACY = 0.9
 # Delay of a label in hours, and how often; what is left never comes.
 DELAYS = ((0.02, 0.7), (3.0, 0.15), (12.0, 0.1))
 # Columns that may differ between two runs of one window; a reference says when it was fitted.
-VOLATILE = {"recorded_at", "duration_seconds", "fitted_at"}
+VOLATILE = {"recorded_at", "duration_seconds"}
 
 
 @dataclass(frozen=True)

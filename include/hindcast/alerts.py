@@ -94,8 +94,20 @@ def fold(
     alerts = []
     unclaimed = sorted(published, key=lambda row: row["opened_at"])
     for key in sorted(by_key):
-        alerts += [_alert(episode, unclaimed) for episode in _episodes(by_key[key], judged)]
+        episodes = _episodes(_without_echoes(by_key[key]), judged)
+        alerts += [_alert(episode, unclaimed) for episode in episodes]
     return sorted(alerts, key=lambda a: (a["opened_at"], a["kind"], a["subject"]))
+
+
+def _without_echoes(windows: Mapping[datetime, list[Row]]) -> dict[datetime, list[Row]]:
+    """Leave out what only repeats: six hours stay bad for five hours after the one bad hour that was found in them."""
+    kept: dict[datetime, list[Row]] = {}
+    for start in sorted(windows):
+        scale = min(f["scale_hours"] for f in windows[start])
+        inside = [w for w in kept if start - scale * HOUR < w < start]
+        if not any(f["scale_hours"] < scale for w in inside for f in kept[w]):
+            kept[start] = windows[start]
+    return kept
 
 
 def _episodes(

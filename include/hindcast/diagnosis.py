@@ -91,20 +91,25 @@ class Diagnosis:
         return {**content, "start": self.start.isoformat(), "end": self.end.isoformat(), "text": self.text}
 
 
-def diagnose(store: Store, model: ModelFile, start: datetime, end: datetime) -> Diagnosis:
+def diagnose(
+    store: Store, model: ModelFile, start: datetime, end: datetime, alerts: Sequence[Mapping[str, Any]] | None = None
+) -> Diagnosis:
     """Look back at a period.
 
     Parameters
     ----------
     start, end : datetime
         Windows that start in ``[start, end)``.
+    alerts : sequence of rows of the table `alerts`, optional
+        Of the period, where they are about to be written; else those that stand in the table.
     """
     metric = PRIMARY[model.task]
     age, now, then = _periods(store, model, start, end)
     value, baseline = _whole(model.task, now), _whole(model.task, then)
     parts = _parts(model, now, then)
     drifted, failed = _findings(store, model, start, end)
-    alerts = store.rows(tables.alerts, tables.alerts.c.opened_at <= end, model_name=model.model)
+    if alerts is None:
+        alerts = store.rows(tables.alerts, tables.alerts.c.opened_at <= end, model_name=model.model)
     open_then = [a for a in alerts if a["resolved_at"] is None or a["resolved_at"] > start]
     from hindcast.incidents import symptom
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from hindcast.metrics import METRICS
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from datetime import datetime
 
 Row = dict[str, Any]
@@ -74,7 +74,7 @@ def severity_of(members: Sequence[Row]) -> str:
     return "SEV3" if critical else "SEV4"
 
 
-def symptom(alert: Row) -> str:
+def symptom(alert: Mapping[str, Any]) -> str:
     """One alert in words."""
     metric = METRICS.get(alert["metric"])
     name = metric.title if metric else alert["metric"]

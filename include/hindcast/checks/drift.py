@@ -76,8 +76,8 @@ def _keys(run: Run) -> list[tuple[str, dict[str, Any]]]:
 def reference_totals(run: Run) -> Totals:
     """The reference as a baseline.
 
-    A category that it holds once counts as new there: of what a sample has not seen there is as much as of what it has seen
-    once (Good, 1953), and without this every value of a column of many values is news.
+    A category that it holds once counts as new there: of what a sample has not seen there is as much as of what it has
+    seen once (Good, 1953), and without this every value of a column of many values is news.
     """
     if "reference" not in run.memories:
         totals, depth = Totals(run.reference.bins), run.reference.bins.depth

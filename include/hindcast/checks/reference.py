@@ -83,7 +83,7 @@ def load_reference(model: ModelFile, store: Store, logs: Source | None) -> Refer
             "rows": profile.rows,
             "profile": files.export(profile),
             "pieces": pieces,
-            "fitted_at": datetime.now(UTC),
+            "recorded_at": datetime.now(UTC),
         }
         with store.transaction() as connection:
             store.replace(connection, tables.references, [row], model_name=model.model, reference_digest=digest)

@@ -102,5 +102,5 @@ def _with_diagnosis(run: Run, row: Row, members: Sequence[Row], before: Row | No
     # The hours that the first alarms were about and the half day after: an incident is told by its beginning.
     start = min(a["opened_at"] - json.loads(a["details"])["onset_scale_hours"] * HOUR for a in members)
     end = min(max(a["last_seen_at"] for a in members), start + _TOLD_HOURS * HOUR)
-    found = diagnose(run.store, run.model, start, end)
+    found = diagnose(run.store, run.model, start, end, members)
     return {**row, "description": found.text, "root_cause": found.cause}

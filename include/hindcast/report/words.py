@@ -53,7 +53,7 @@ def number(value: float | None) -> str:
     --------
     >>> [number(v) for v in (0.81649, 12.3456, 999.7, 1234567.0, -0.5, 0.0000123, None)]
     ['0.816', '12.3', '1,000', '1,234,567', '−0.5', '1.23e−05', '–']
-    """  # noqa: RUF002 - the signs that readers see
+    """
     if value is None or math.isnan(value):
         return NOTHING
     text = f"{value:,.0f}" if 999.5 <= abs(value) < math.inf else f"{value:.3g}"
@@ -67,7 +67,7 @@ def percent(value: float | None) -> str:
     --------
     >>> percent(-14.239), percent(0.0), percent(3), percent(None)
     ('−14.2 %', '0 %', '+3 %', '–')
-    """  # noqa: RUF002 - the signs that readers see
+    """
     if value is None:
         return NOTHING
     return ("+" if value > 0 else "") + number(value) + " %"
@@ -80,7 +80,7 @@ def share(value: float | None) -> str:
     --------
     >>> share(0.7312), share(None)
     ('73.1 %', '–')
-    """  # noqa: RUF002 - the signs that readers see
+    """
     return NOTHING if value is None else f"{number(100 * value)} %"
 
 
@@ -107,7 +107,7 @@ def probability(value: float | None) -> str:
     --------
     >>> probability(0.0413), probability(1e-17), probability(None)
     ('0.0413', '< 0.001', '–')
-    """  # noqa: RUF002 - the signs that readers see
+    """
     return "< 0.001" if value is not None and value < 0.001 else number(value)
 
 

@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import Table, create_engine, delete, event, insert, make_url, select
+from sqlalchemy import Table, create_engine, delete, event, insert, inspect, make_url, select
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
 
 from hindcast.errors import StoreError, UsageError
@@ -81,8 +81,11 @@ class Store:
             event.listen(self.engine, "connect", _prepare_sqlite)
             event.listen(self.engine, "begin", _begin_sqlite)
         self._writer = self.engine.execution_options(writes=True)
-        with self.transaction() as connection:
-            tables.METADATA.create_all(connection)
+        with self._mapped():
+            missing = set(tables.METADATA.tables) - set(inspect(self.engine).get_table_names())
+        if missing:  # looked up first: whoever only reads waits for no writer
+            with self.transaction() as connection:
+                tables.METADATA.create_all(connection)
 
     @property
     def artifacts(self) -> Path:
@@ -146,8 +149,8 @@ def verify_audit(store: Store) -> int | None:
 
     Returns
     -------
-    The sequence of the first line that was changed or does not follow the line before it; None when there is none. Lines
-    that were cut off at the end leave no trace here: compare the newest hash with a copy kept elsewhere.
+    The sequence of the first line that was changed or does not follow the line before it; None when there is none.
+    Lines cut off at the end leave no trace here: compare the newest hash with a copy kept elsewhere.
     """
     before = ""
     for row in store.rows(tables.audit):

@@ -250,7 +250,7 @@ references = Table(
     Column("rows", BigInteger, nullable=False),
     Column("profile", LargeBinary, nullable=False),
     Column("pieces", LargeBinary, nullable=False),
-    Column("fitted_at", Moment, nullable=False),
+    Column("recorded_at", Moment, nullable=False),
 )
 
 outcomes = Table(
