@@ -81,12 +81,13 @@ def _judged(run: Run, since: datetime) -> Mapping[tuple[str, int], list[datetime
     )
     filled = {row["window_start"] for row in found}
     wanted = ("check", "window_start")
-    done = store.rows(tables.checks, checks.window_start >= since, checks.status != "error", columns=wanted, **key)
+    ended = (checks.window_start >= since, checks.status != "error")
+    done = store.rows(tables.checks, *ended, columns=wanted, check=["quality", "drift"], **key)
     wanted = ("label_age_hours", "window_start")
     aged = store.rows(tables.outcomes, outcomes.window_start >= since, columns=wanted, **key)
     judged: dict[tuple[str, int], list[datetime]] = {}
     for row in done:
-        if row["window_start"] in filled and row["check"] != "performance":
+        if row["window_start"] in filled:
             judged.setdefault((row["check"], 0), []).append(row["window_start"])
     for row in aged:
         judged.setdefault(("performance", row["label_age_hours"]), []).append(row["window_start"])

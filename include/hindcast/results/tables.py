@@ -20,6 +20,7 @@ from sqlalchemy import (
     Integer,
     LargeBinary,
     MetaData,
+    PrimaryKeyConstraint,
     String,
     Table,
     Text,
@@ -150,19 +151,21 @@ drift = Table(
 performance = Table(
     "performance",
     METADATA,
-    _key("model_name"),
-    _key("model_version"),
-    _key("window_start", Moment),
-    _key("segment"),
-    _key("metric"),
+    Column("model_name", String, nullable=False),
+    Column("model_version", String, nullable=False),
+    Column("window_start", Moment, nullable=False),
+    Column("segment", String, nullable=False),
+    Column("metric", String, nullable=False),
     *_float("value", "lower", "upper", "baseline", "change_percent"),
     Column("estimated", Boolean, nullable=False),
     Column("label_coverage", Number),
     Column("as_of", Moment, nullable=False),
     Column("status", String, nullable=False),
-    _key("label_age_hours", Integer),
+    Column("label_age_hours", Integer, nullable=False),
     Column("n", Integer),
     *_provenance(),
+    # The window comes before the version: what replaces a window must not read the whole model.
+    PrimaryKeyConstraint("model_name", "window_start", "label_age_hours", "segment", "metric", "model_version"),
 )
 
 importance = Table(
