@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from hindcast import __version__
-from hindcast import config as configuration
 from hindcast.errors import ConfigError, HindcastError, UsageError
 from hindcast.window import Window, floor_hour, parse_time
 from hindcast.window import text as time_text
@@ -197,6 +196,7 @@ def init(
     as_json: bool,  # noqa: FBT001
 ) -> None:
     """Write a model file from a reference: types, ranges, allowed values, missing rates."""
+    from hindcast import config as configuration
     from hindcast.checks.reference import fit
     from hindcast.infer import infer_features, model_text
     from hindcast.sources.folder import parquet_files
@@ -241,6 +241,8 @@ def _positive(text: str | None) -> str | int | float | bool | None:
 @_common
 def validate(config: str | None, results: str | None, as_json: bool) -> None:  # noqa: ARG001, FBT001
     """Check every model file."""
+    from hindcast import config as configuration
+
     faults, names = [], []
     for item in configuration.load_all(config):
         if isinstance(item, ConfigError):
@@ -258,6 +260,7 @@ def validate(config: str | None, results: str | None, as_json: bool) -> None:  #
 @_common
 def status(model: str | None, config: str | None, results: str | None, as_json: bool) -> None:  # noqa: FBT001
     """Show each model's newest window, its checks, and what is firing."""
+    from hindcast import config as configuration
     from hindcast.results.sql import Store
     from hindcast.views import model_status
 
@@ -291,6 +294,7 @@ def report(
     as_json: bool,  # noqa: FBT001
 ) -> None:
     """Write one self-contained HTML page about a window or a day."""
+    from hindcast import config as configuration
     from hindcast.report import pages
     from hindcast.results.sql import Store
 
@@ -325,6 +329,7 @@ def _day(text: str) -> date:
 @_common
 def diagnose(model: str, start: str, end: str, config: str | None, results: str | None, as_json: bool) -> None:  # noqa: FBT001
     """Say where a loss comes from, and what changed with it."""
+    from hindcast import config as configuration
     from hindcast.diagnosis import diagnose as run
     from hindcast.results.sql import Store
 
@@ -387,6 +392,7 @@ def incidents(model: str | None, every: bool, config: str | None, results: str |
 @_common
 def checklist(model: str, config: str | None, results: str | None, as_json: bool) -> None:  # noqa: FBT001
     """Go through what a monitored model needs, and say what is missing."""
+    from hindcast import config as configuration
     from hindcast.results.sql import Store
     from hindcast.views import checklist as run
 

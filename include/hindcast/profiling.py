@@ -25,6 +25,10 @@ if TYPE_CHECKING:
     from hindcast.profile.bins import Bins
 
 
+# Quantiles of a quarter of a million rows are as good a set of bins as those of ten million.
+_ENOUGH = 262_144
+
+
 def profile_files(uris: Sequence[str], bins_from: str | None, output: Path, n_bins: int) -> dict[str, Any]:
     """Profile files and write the profile.
 
@@ -56,7 +60,7 @@ def profile_files(uris: Sequence[str], bins_from: str | None, output: Path, n_bi
     everywhere = set.intersection(*map(leaves, opened))
     opened = _open(uris, sorted(everywhere & {source_name(name, prefix) for name in texts}))
     try:
-        bins = known or fit_bins(opened, kinds, n_bins, prefix=prefix)
+        bins = known or fit_bins(opened, kinds, n_bins, prefix=prefix, enough=_ENOUGH)
         scanner = Scanner(bins, prefix=prefix)
         for file in opened:
             scanner.read(file)

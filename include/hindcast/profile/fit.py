@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from hindcast.errors import SourceUnreadable
 from hindcast.profile.bins import LATENCY_EDGES, PROBABILITY_EDGES, Bins, fit_categories, fit_edges
-from hindcast.profile.columns import blocks, floats, is_text, source_name, texts, type_name
+from hindcast.profile.columns import Block, blocks, floats, is_text, source_name, texts, type_name
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -60,7 +60,12 @@ def kind_of(type_: pa.DataType) -> str | None:
 
 
 def fit_bins(
-    files: Sequence[pq.ParquetFile], kinds: Mapping[str, str], n_bins: int, *, prefix: str = "feature_"
+    files: Sequence[pq.ParquetFile],
+    kinds: Mapping[str, str],
+    n_bins: int,
+    *,
+    prefix: str = "feature_",
+    enough: int | None = None,
 ) -> Bins:
     """Bins of every column in `kinds`, fitted to the rows of `files`; one column at a time is held in memory.
 
@@ -74,12 +79,16 @@ def fit_bins(
     n_bins : int
     prefix : str
         What the files call ``feature_``.
+    enough : int, optional
+        So many rows are enough for quantiles: of more, row groups evenly spread over the files are read. The range
+        beyond them has guard bins; categories are counted in all rows.
 
     Raises
     ------
     SourceUnreadable
         A numeric column holds text.
     """
+    groups = _spread_groups(files, enough)
     numeric: dict[str, np.ndarray[tuple[int, ...], np.dtype[np.float64]]] = {}
     categorical: dict[str, tuple[str, ...]] = {}
     for column, kind in kinds.items():
@@ -90,7 +99,7 @@ def fit_bins(
         elif column in {"confidence", "score"} or column.startswith("score_"):
             numeric[column] = PROBABILITY_EDGES
         elif kind == "numeric":
-            edges = fit_edges(_all_values(having, source, column), n_bins)
+            edges = fit_edges(_all_values([(f, g) for f, g in groups if f in having], source, column), n_bins)
             if edges.size:
                 numeric[column] = edges
         else:
@@ -98,21 +107,30 @@ def fit_bins(
     return Bins(tuple(numeric), tuple(numeric.values()), tuple(categorical), tuple(categorical.values()))
 
 
+def _spread_groups(files: Sequence[pq.ParquetFile], enough: int | None) -> list[tuple[pq.ParquetFile, int]]:
+    """Row groups to fit to: all, or evenly spread ones that hold about `enough` rows."""
+    groups = [(file, g) for file in files for g in range(file.num_row_groups) if file.metadata.row_group(g).num_rows]
+    total = sum(file.metadata.num_rows for file in files)
+    if enough is None or total <= enough:
+        return groups
+    count = max(1, round(len(groups) * enough / total))
+    return [groups[int(i)] for i in np.linspace(0, len(groups) - 1, count).round()]
+
+
 def _all_values(
-    files: Iterable[pq.ParquetFile], source: str, column: str
+    groups: Sequence[tuple[pq.ParquetFile, int]], source: str, column: str
 ) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:
-    files = list(files)
-    held = np.empty(sum(file.metadata.num_rows for file in files))
+    held = np.empty(sum(file.metadata.row_group(group).num_rows for file, group in groups))
     size = 0
-    for file in files:
-        for block in blocks(file, source):
-            values = floats(block)
-            if values is None and block.null_count < len(block):
-                message = f"reference: {column} is configured as numeric and holds {type_name(block.type)}"
-                raise SourceUnreadable(message)
-            finite = values[np.isfinite(values)] if values is not None else np.empty(0)
-            held[size : size + finite.size] = finite
-            size += finite.size
+    for file, group in groups:
+        block = Block(file, group, [source]).column(source)
+        values = floats(block)
+        if values is None and block.null_count < len(block):
+            message = f"reference: {column} is configured as numeric and holds {type_name(block.type)}"
+            raise SourceUnreadable(message)
+        finite = values[np.isfinite(values)] if values is not None else np.empty(0)
+        held[size : size + finite.size] = finite
+        size += finite.size
     return held[:size]
 
 
