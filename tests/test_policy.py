@@ -59,6 +59,7 @@ class World:
     jitter: float = 0.0
     reference_numbers: Callable[[np.random.Generator], Floats] | None = None
     reference_category: Callable[[np.random.Generator, int], Floats] | None = None
+    piece: int = PIECE
     hour: int = 0
     past: dict[datetime, Memory] = field(default_factory=dict)
     decided: list[list[Decision]] = field(default_factory=list)
@@ -72,8 +73,8 @@ class World:
         self.bins = Bins(names[0], edges, names[1], (tuple("abcde"),) * CATEGORICAL)
         self.series = series_of(self.bins)
         pieces, total = [], Profile.empty(self.bins)
-        for k in range(0, REFERENCE, PIECE):
-            content = profiled(self.bins, numbers[:, k : k + PIECE], self._categories(PIECE, reference=True))
+        for k in range(0, REFERENCE, self.piece):
+            content = profiled(self.bins, numbers[:, k : k + self.piece], self._categories(self.piece, reference=True))
             pieces.append(Sparse.from_bytes(content, self.bins))
             total += Profile.from_bytes(content, self.bins)
         self.reference = Totals(self.bins)
@@ -285,6 +286,13 @@ def test_with_only_a_reference_an_hour_like_its_pieces_is_no_drift_and_another_w
         assert {d.tier for decisions in world.decided for d in decisions} == {"reference"}
         found = [d for d in world.step(units) if d.drifted]
         assert {(d.series.column, d.tier) for d in found} == {("feature_n0", "reference")}
+
+
+def test_the_noise_of_small_pieces_of_a_small_reference_hides_no_shift_of_one_sigma() -> None:
+    for seed in range(3):
+        world = World(seed=seed, piece=25)
+        assert not [d for _ in range(6) for d in world.step() if d.drifted]
+        assert {d.series.column for d in world.step(far) if d.drifted} == {"feature_n0"}
 
 
 def test_pieces_of_the_reference_that_differ_raise_the_bar_for_the_first_hours() -> None:

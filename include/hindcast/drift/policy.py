@@ -36,6 +36,7 @@ EFFECT_FLOOR = {1: 0.10, 6: 0.07, 24: 0.05}
 RATIO_FLOOR, RATIO_ROWS = 0.02, 5
 # A threshold that nothing exceeds judges nothing. D² ends at 1; φ² is 19 when every row has one value that 5 % had.
 POWERLESS = {"ks": 1.0, "phi": 19.0}
+_RARE = 0.01
 _KS_MEDIAN = 0.8275735551899077**2
 
 
@@ -185,11 +186,12 @@ def decide(
         learnt = np.isfinite(excess[:, t, s]).sum(axis=0) >= LEARNT[comparison.tier]
         open_ = [j for j in range(len(series)) if (s, j) not in decided and learnt[j] and np.isfinite(measured.stat[j])]
         if open_:
-            seen = (excess[:, t, s], noise[:, t, s])
+            seen, noises, bounds = excess[:, t, s], noise[:, t, s], excess[:, t, s]
             if comparison.tier == "reference" and pseudo is not None:
-                seen = (np.concatenate([pseudo.excess[:, s], seen[0]]), np.concatenate([pseudo.noise[:, s], seen[1]]))
+                bounds = np.concatenate([pseudo.peak[:, s], bounds])
+                seen, noises = np.concatenate([pseudo.excess[:, s], seen]), np.concatenate([pseudo.noise[:, s], noises])
             alpha = spread.alpha_of(budget_per_week, comparison.scale, len(series), len(SCALES))
-            judge = _Judge(comparison, measured, *seen, recent, alpha, usual)
+            judge = _Judge(comparison, measured, seen, noises, bounds, recent, alpha, usual)
             for j in open_:
                 decided[s, j] = judge.decision(j, series[j])
     drifted = np.zeros(len(series), bool)
@@ -209,7 +211,8 @@ def pseudo_hours(series: Sequence[Series], spans: Sequence[Sequence[Sparse]], re
 
     Returns
     -------
-    Memory with a first axis of pieces instead of tiers: (n_pieces, n_scales, n_series).
+    Memory with a first axis of pieces instead of tiers: (n_pieces, n_scales, n_series). Its `peak` is how far a piece
+    went beyond what chance does to one in a hundred: a piece is smaller than an hour, and its noise is no record.
     """
     pieces = [(span, k) for span in spans for k in range(len(span))]
     memory = Memory.blank(max(len(pieces), 1), len(SCALES), len(series))
@@ -222,6 +225,7 @@ def pseudo_hours(series: Sequence[Series], spans: Sequence[Sequence[Sparse]], re
                 measured = distances(series, current, reference)
                 memory.excess[row, s] = measured.stat - measured.median * measured.noise
                 memory.noise[row, s] = measured.noise
+                memory.peak[row, s] = np.maximum(0.0, measured.stat - _chance(measured, _RARE) * measured.noise)
     return memory
 
 
@@ -234,6 +238,12 @@ def _usual_spread(compared: Sequence[Comparison]) -> Floats:
     return statistics.binned_std(bins.padded_edges, reference.numeric[:, : bins.width], reference.values)
 
 
+def _chance(measured: Distances, alpha: float) -> Floats:
+    """Upper quantile of ``stat / noise`` under no change."""
+    ks, phi = spread.kolmogorov_quantile(alpha), spread.chi2_quantile(alpha, np.maximum(measured.df, 1.0))
+    return np.where(measured.df == 0, ks, phi)
+
+
 class _Judge:
     """Thresholds of one comparison."""
 
@@ -243,6 +253,7 @@ class _Judge:
         measured: Distances,
         excess: Floats,
         noise: Floats,
+        bounds: Floats,
         recent: int,
         alpha: float,
         usual: Floats,
@@ -252,13 +263,8 @@ class _Judge:
         tau2 = spread.benign_spread(
             excess, noise, blocks=comparison.blocks, scale=comparison.scale, least=LEAST_TAU[tier]
         )
-        chance = np.where(
-            measured.df == 0,
-            spread.kolmogorov_quantile(alpha),
-            spread.chi2_quantile(alpha, np.maximum(measured.df, 1.0)),
-        )
-        self.limit = spread.threshold(chance, measured.noise, tau2, alpha)
-        self.limit = np.maximum(self.limit, spread.record(excess, recent) + measured.median * measured.noise)
+        self.limit = spread.threshold(_chance(measured, alpha), measured.noise, tau2, alpha)
+        self.limit = np.maximum(self.limit, spread.record(bounds, recent) + measured.median * measured.noise)
 
     def decision(self, j: int, series: Series) -> Decision:
         """Compare statistic with threshold, and effect with its floor."""
