@@ -21,8 +21,6 @@ from hindcast.window import text as time_text
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-Command = Any
-
 
 class _Group(click.Group):
     """Maps our errors to exit statuses, with the message and no traceback (HINDCAST_TRACEBACK=1 shows it)."""
@@ -111,9 +109,7 @@ def check(
 
     wanted = _checks(only)
     run = Run.open(model, Window.parse(window), parse_time(as_of) if as_of else None, config=config, results=results)
-    if (only and "pull" not in wanted and not run.store.rows(tables.windows, **run.key)) or (
-        not only and "pull" not in wanted
-    ):
+    if "pull" not in wanted and not run.store.rows(tables.windows, **run.key):
         wanted.insert(0, "pull")
     found: dict[str, Any] = {}
     failure: HindcastError | None = None
