@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 RESOLVED_AFTER = 3
 # What comes back within a day of its resolution is the same episode: nobody is paged twice for it.
 REOPENS_WITHIN = timedelta(hours=24)
+# By then it can neither re-open, nor does the longest scale still hold one of its hours.
+SETTLED_AFTER = REOPENS_WITHIN + timedelta(hours=24)
 _RANK = {"warning": 0, "critical": 1}
 Row = dict[str, Any]
 

@@ -27,7 +27,7 @@ def check(run: Run) -> Result:
     name = run.model.model
     published = run.store.rows(tables.alerts, model_name=name)
     horizon = _horizon(run, published)
-    settled = [a for a in published if a["resolved_at"] is not None and a["resolved_at"] <= horizon]
+    settled = [a for a in published if _is_settled(a, horizon)]
     open_ = [a for a in published if a not in settled]
     table = tables.findings
     findings = run.store.rows(table, table.c.window_start >= horizon, model_name=name)
@@ -56,12 +56,20 @@ def check(run: Run) -> Result:
 
 
 def _horizon(run: Run, published: Sequence[Row]) -> datetime:
-    """Onset of the oldest episode that this window's findings may touch; what was resolved before stands as it is."""
+    """From when on findings are folded: before every episode that this window's findings may touch or re-open."""
     horizon = run.window.start - (max(run.model.performance.label_ages_hours) + _REACH_HOURS) * HOUR
-    for alert in sorted(published, key=lambda a: a["opened_at"], reverse=True):
-        if alert["resolved_at"] is None or alert["resolved_at"] > horizon:
-            horizon = min(horizon, alert["opened_at"] - HOUR)
-    return horizon
+    while True:
+        touched = [a["opened_at"] for a in published if not _is_settled(a, horizon)]
+        # A label age later, an onset may turn out to lie up to a day before the one that was published.
+        earlier = min([horizon, *(opened_at - 25 * HOUR for opened_at in touched if opened_at <= horizon)])
+        if earlier == horizon:
+            return horizon
+        horizon = earlier
+
+
+def _is_settled(alert: Row, horizon: datetime) -> bool:
+    """Nothing from `horizon` on can belong to it: neither an echo of its findings nor what would re-open it."""
+    return alert["resolved_at"] is not None and alert["resolved_at"] + alerts.SETTLED_AFTER <= horizon
 
 
 def _counted(firing: Sequence[Row]) -> dict[str, int]:
