@@ -15,7 +15,7 @@ from hindcast.checks.evaluation import (
     sums_from_bytes,
 )
 from hindcast.checks.run import Result, Run, settle
-from hindcast.performance.degradation import LEAST_ROWS, SCALES, Pair, Verdict, judge
+from hindcast.performance.degradation import LEAST_ROWS, SCALES, Pair, Verdict, change_percent, judge
 from hindcast.performance.intervals import Score
 from hindcast.performance.outcomes import Outcomes
 from hindcast.performance.scores import service_scores
@@ -342,8 +342,8 @@ class _Part:
             ]
             baseline = float(np.median(values)) if values else None
         change = None
-        if baseline and score.value is not None:
-            change = (score.value - baseline) / abs(baseline) * 100
+        if baseline is not None and score.value is not None:
+            change = change_percent(score.value, baseline)
         reason, status = score.reason, "ok" if score.value is not None else "insufficient_data"
         least = self.run.model.performance.min_label_coverage
         if coverage is not None and score.value is not None and coverage < least:

@@ -10,7 +10,7 @@ from datetime import UTC, datetime, timedelta
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import delete, select
+from sqlalchemy import select
 
 from hindcast import config as configuration
 from hindcast.checks.reference import Reference, load_reference
@@ -253,8 +253,8 @@ def _put_in_outbox(run: Run, result: Result, seconds: float, connection: Any) ->
     newest = connection.execute(select(table.c.window_start).where(*(table.c[n] == v for n, v in key.items()))).scalar()
     if newest is None or newest <= run.window.start:
         content = json.dumps(samples(run.model.model, run.window, result, seconds))
-        connection.execute(delete(table).where(table.c.model_name == key["model_name"], table.c.check == key["check"]))
-        connection.execute(table.insert(), [{**key, "window_start": run.window.start, "content": content}])
+        row = {**key, "window_start": run.window.start, "content": content}
+        run.store.replace(connection, table, [row], **key)
 
 
 def execute(run: Run, check: str) -> dict[str, Any]:
