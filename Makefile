@@ -41,9 +41,10 @@ up: setup ## Start Airflow (three processes on SQLite, http://127.0.0.1:8080)
 down: ## Stop what `make up` started
 	$(BIN)/python -m demo.airflow down
 
+LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --no-annotate --no-header pyproject.toml
 lock: setup ## Resolve the pinned requirements again
-	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --no-annotate --no-header --extra checks --extra airflow --extra demo pyproject.toml --output-file requirements.txt
-	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --no-annotate --no-header --extra checks --extra airflow --extra demo --extra dev -c requirements.txt pyproject.toml --output-file requirements-dev.txt
+	$(LOCK) --all-extras --output-file requirements-dev.txt
+	$(LOCK) --extra checks --extra airflow --extra demo -c requirements-dev.txt --output-file requirements.txt
 
 clean: ## Remove everything the other targets leave behind
 	rm -rf .venv .hindcast .airflow build include/*.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
