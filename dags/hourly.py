@@ -109,6 +109,7 @@ def hourly(model: ModelFile) -> None:
     ):
 
         def check(task_id: str, *pulled: object, **options: object) -> object:
+            options |= tasks.resources(model)
             make = task(task_id=task_id, multiple_outputs=False, **options)(tasks.run_check)
             return make(task_id, str(model.path), *pulled)
 

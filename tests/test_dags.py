@@ -39,6 +39,12 @@ DAILY = {
 INCIDENT = {"diagnose": ([], "all_success"), "report": (["diagnose"], "all_success")}
 BROKEN = {"configuration": ([], "all_success")}
 
+RESOURCES = {
+    "pool": "large",
+    "pool_slots": 4,
+    "queue": "big",
+    "executor_config": {"pod_template_file": "/pods/big.yaml"},
+}
 HEAVY = ["pandas", "numpy", "scipy", "shap", "great_expectations", "pyarrow", "sklearn", "lightgbm", "plotly"]
 
 # Reads the DAG files as Airflow does, in a process of its own, and writes what it found as JSON.
@@ -67,6 +73,9 @@ def described(dag):
         "paused": dag.is_paused_upon_creation,
         "tags": sorted(dag.tags),
         "doc": dag.doc_md,
+        "given": {
+            t.task_id: [t.pool, t.pool_slots, t.queue, t.executor_config] for t in dag.tasks
+        },
         "params": {name: [param.value, param.schema] for name, param in dag.params.items()},
     }
 
@@ -110,7 +119,7 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> dict:
     models.mkdir()
     contents = {
         "steady": model("steady"),
-        "slow": model("slow", schedule={"settle_minutes": 70}),
+        "slow": model("slow", schedule={"settle_minutes": 70}, resources=RESOURCES),
         "own_time": model("own_time", schedule={"hourly": "25 * * * *"}),
         **{f"more{index}": model(f"more{index}") for index in range(7)},
         "wrong": model("wrong", tusk="binary"),
@@ -186,6 +195,14 @@ def test_every_scheduled_dag_is_explicit_about_how_it_runs(found: dict) -> None:
         assert dag["backoff"] == ["2.0"], dag_id
         assert all(dag["timeouts"].values()), dag_id
         assert {task: n for task, n in dag["retries"].items() if not n} in ({}, {"watcher": 0}), dag_id
+
+
+def test_a_models_resources_reach_its_checks_alone(found: dict) -> None:
+    ours, usual = found["dags"]["hindcast_hourly__slow"]["given"], found["dags"]["hindcast_hourly__steady"]["given"]
+    for task_id in ("pull", "validate", "detect", "perform", "explain", "triage"):
+        assert ours[task_id] == ["large", 4, "big", {"pod_template_file": "/pods/big.yaml"}]
+        assert usual[task_id] == ["default_pool", 1, "default", {}]
+    assert ours["push"] == ours["watcher"] == usual["push"]
 
 
 def test_the_owner_and_the_instructions_come_from_the_model_file(found: dict) -> None:

@@ -200,6 +200,29 @@ class Schedule(_Section):
     timezone: Annotated[str, AfterValidator(_known_zone)] = "UTC"
 
 
+class Spark(_Section):
+    """Where Spark runs: an Airflow Connection with master, conf and packages; `auto` uses it from this size on."""
+
+    connection: str = "spark_default"
+    above_gb: float = Field(50.0, ge=0)
+
+
+class BigQuery(_Section):
+    """`auto` streams smaller windows into this process; no query may bill more than the limit (10⁹ bytes each)."""
+
+    stream_below_gb: float = Field(1.0, ge=0)
+    max_gb_billed: float = Field(100.0, gt=0)
+
+
+class Resources(_Section):
+    """What Airflow gives the tasks that read rows: pool, queue (Celery), executor_config (Kubernetes)."""
+
+    pool: str | None = None
+    pool_slots: int = Field(1, ge=1)
+    queue: str | None = None
+    executor_config: dict[str, Any] = {}
+
+
 class ModelFile(_Section):
     """One monitored model."""
 
@@ -218,6 +241,10 @@ class ModelFile(_Section):
     explain: Explain = Explain()
     business: dict[str, BusinessMetric] = {}
     schedule: Schedule = Schedule()
+    engine: Literal["auto", "local", "spark", "bigquery"] = "auto"
+    spark: Spark | None = None
+    bigquery: BigQuery = BigQuery()
+    resources: Resources = Resources()
     path: Path = Field(Path(), exclude=True)
 
     @cached_property

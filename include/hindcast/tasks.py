@@ -85,6 +85,15 @@ def settings(owner: str) -> Facts:
     }
 
 
+def resources(model: ModelFile) -> Facts:
+    """Where the checks of a model run: pool, queue and executor_config of its model file, as operator arguments."""
+    given = model.resources
+    found: Facts = {"executor_config": given.executor_config} if given.executor_config else {}
+    if given.pool:
+        found |= {"pool": given.pool, "pool_slots": given.pool_slots}
+    return found | ({"queue": given.queue} if given.queue else {})
+
+
 def run_check(task_name: str, model_file: str, pulled: object = "", dag_run: Any = None, params: Any = None) -> Facts:
     """Run one check for every window of the run; the facts of each, small enough for XCom.
 

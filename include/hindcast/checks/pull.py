@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-import pyarrow as pa
 import pyarrow.parquet as pq
 
 from hindcast.checks.run import Result, Run, settle
+from hindcast.engines.base import Plan
+from hindcast.engines.choice import choose, open_engine
 from hindcast.errors import SourceUnreadable
-from hindcast.profile.facts import RowFacts
-from hindcast.profile.scan import Expected, Scanner
+from hindcast.profile.scan import Expected
 
 if TYPE_CHECKING:
-    from hindcast.profile.profile import Profile
-    from hindcast.sources.base import LogObject, Manifest
+    from hindcast.engines.base import Scan
+    from hindcast.engines.choice import Choice
+    from hindcast.sources.base import Manifest
+
+logger = logging.getLogger(__name__)
 
 
 def check(run: Run) -> Result:
@@ -31,57 +35,26 @@ def check(run: Run) -> Result:
     manifest = run.logs.manifest(run.window.start, run.window.end)
     if manifest.layout == "flat":
         manifest = run.logs.manifest(run.window.start, run.window.end + settle(run.model))
-    faults: dict[str, str] = {}
-    while True:
-        try:
-            scanner, facts, unknown = _scan(run, manifest, faults)
-            break
-        except _Broken as broken:
-            # A file that breaks half way has already been counted: start over without it.
-            faults[broken.name] = broken.reason
-    facts.close()
-    _write_sample(run, facts)
-    return _result(run, manifest, scanner.profile, facts, faults, unknown)
+    choice = choose(run.model, manifest)
+    logger.info("%s %s: read by engine %s (%s)", run.model.model, run.window, choice.name, choice.reason)
+    scan = open_engine(choice.name, run.model).scan(_plan(run, manifest))
+    _write_sample(run, scan)
+    return _result(run, manifest, choice, scan)
 
 
-class _Broken(Exception):
-    def __init__(self, name: str, reason: str) -> None:
-        self.name, self.reason = name, reason
-
-
-def _scan(run: Run, manifest: Manifest, faults: dict[str, str]) -> tuple[Scanner, RowFacts, set[str]]:
-    bins = run.reference.bins
-    facts = RowFacts(
-        run.artifact("facts", ".parquet"),
-        run.window.start,
-        run.window.end,
-        filter_rows=manifest.layout == "flat",
+def _plan(run: Run, manifest: Manifest) -> Plan:
+    return Plan(
+        source=run.logs,
+        manifest=manifest,
+        bins=run.reference.bins,
+        expected=_expected(run),
+        start=run.window.start,
+        end=run.window.end,
         numeric_prediction=run.model.task == "regression",
         extra=(*(c for columns in run.segment_columns.values() for c in columns), *_business(run)),
         sample_rows=run.model.explain.sample_rows,
+        sidecar=run.artifact("facts", ".parquet"),
     )
-    scanner = Scanner(bins, _expected(run), facts)
-    known = {*bins.numeric, *bins.categorical}
-    unknown: set[str] = set()
-    for item in manifest.objects:
-        if item.name in faults:
-            continue
-        try:
-            file = run.logs.open(item, bins.categorical)
-        except SourceUnreadable as error:
-            faults[item.name] = str(error)
-            continue
-        unknown |= {n for n in file.schema_arrow.names if n.startswith("feature_") and n not in known}
-        _read(scanner, facts, file, item)
-    return scanner, facts, unknown
-
-
-def _read(scanner: Scanner, facts: RowFacts, file: pq.ParquetFile, item: LogObject) -> None:
-    try:
-        scanner.read(file)
-    except (OSError, pa.ArrowException) as error:
-        facts.discard()
-        raise _Broken(item.name, f"{item.name}: cannot be read: {error}") from error
 
 
 def _expected(run: Run) -> Expected:
@@ -104,40 +77,39 @@ def _business(run: Run) -> list[str]:
     return [metric.column for metric in run.model.business.values()]
 
 
-def _write_sample(run: Run, facts: RowFacts) -> None:
+def _write_sample(run: Run, scan: Scan) -> None:
     path = run.artifact("samples", ".parquet")
-    if not facts.rows:
+    if not scan.profile.rows:
         path.unlink(missing_ok=True)
         return
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_suffix(f".{os.getpid()}.tmp")  # another process may check the same window
-    pq.write_table(facts.sample.table(), temporary, compression="zstd")
+    pq.write_table(scan.sample.table(), temporary, compression="zstd")
     temporary.replace(path)
 
 
-def _result(
-    run: Run, manifest: Manifest, profile: Profile, facts: RowFacts, faults: dict[str, str], unknown: set[str]
-) -> Result:
-    status, reason = "ok", ""
-    if manifest.objects and len(faults) == len(manifest.objects):
-        status, reason = "failed", f"none of {len(faults)} objects could be read; first: {next(iter(faults.values()))}"
-    elif faults:
-        status, reason = (
-            "partial",
-            f"{len(faults)} of {len(manifest.objects)} objects could not be read: {_first(faults)}",
-        )
-    elif not profile.rows:
-        status, reason = "empty", "no rows"
-    elif facts.missing:
-        reason = f"the logs lack {', '.join(sorted(facts.missing))}"
-    duplicates = facts.duplicates.count()
-    version = max(sorted(facts.versions), key=lambda name: facts.versions[name], default=None)
+def _status(manifest: Manifest, scan: Scan) -> tuple[str, str]:
+    """Status of the window, and its reason."""
+    faults, objects = scan.faults, len(manifest.objects)
+    if objects and len(faults) == objects:
+        return "failed", f"none of {objects} objects could be read; first: {next(iter(faults.values()))}"
+    if faults:
+        return "partial", f"{len(faults)} of {objects} objects could not be read: {_first(faults)}"
+    if not scan.profile.rows:
+        return "empty", "no rows"
+    return "ok", f"the logs lack {', '.join(sorted(scan.noted.missing))}" if scan.noted.missing else ""
+
+
+def _result(run: Run, manifest: Manifest, choice: Choice, scan: Scan) -> Result:
+    status, reason = _status(manifest, scan)
+    profile, noted = scan.profile, scan.noted
     details = {
         "objects": manifest.to_json(),
-        "unreadable": faults,
-        "unknown_columns": sorted(name.removeprefix("feature_") for name in unknown),
-        "missing_columns": sorted(facts.missing),
-        "versions": dict(sorted(facts.versions.items())),
+        "engine": choice.reason,
+        "unreadable": scan.faults,
+        "unknown_columns": sorted(name.removeprefix("feature_") for name in scan.unknown),
+        "missing_columns": sorted(noted.missing),
+        "versions": dict(sorted(noted.versions.items())),
     }
     row = {
         **run.key,
@@ -148,20 +120,26 @@ def _result(
         "manifest_digest": manifest.digest,
         "status": status,
         "reason": reason,
-        "model_version": version,
-        "duplicate_ids": duplicates,
-        "misplaced_rows": facts.misplaced,
-        "newest_prediction": facts.newest,
+        "model_version": max(sorted(noted.versions), key=lambda name: noted.versions[name], default=None),
+        "duplicate_ids": scan.duplicates,
+        "misplaced_rows": noted.misplaced,
+        "newest_prediction": noted.newest,
+        "engine": choice.name,
         "details": json.dumps(details),
         "recorded_at": datetime.now(UTC),
     }
     content = profile.to_bytes()
     stored = [{**run.key, "bins_digest": profile.bins.digest, "rows": profile.rows, "profile": content}]
     run.history.put(run.window.start, content)
-    facts_out: dict[str, Any] = {"rows": profile.rows, "objects": len(manifest.objects), "duplicate_ids": duplicates}
+    facts: dict[str, Any] = {
+        "rows": profile.rows,
+        "objects": len(manifest.objects),
+        "duplicate_ids": scan.duplicates,
+        "engine": choice.name,
+    }
     error = SourceUnreadable(f"{run.model.model} {run.window}: {reason}") if status == "failed" else None
     writes = (("windows", run.key, [row]), ("profiles", run.key, stored if status != "failed" else []))
-    return Result("pull", status, reason, writes, facts_out, error)
+    return Result("pull", status, reason, writes, facts, error)
 
 
 def _first(faults: dict[str, str]) -> str:

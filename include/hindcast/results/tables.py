@@ -112,6 +112,7 @@ windows = Table(
     Column("duplicate_ids", BigInteger),
     Column("misplaced_rows", BigInteger),
     Column("newest_prediction", Moment),
+    Column("engine", String),
     Column("details", Text),
     Column("recorded_at", Moment),
 )

@@ -1,0 +1,1 @@
+"""Who reads the rows of a window: this process, Spark, or BigQuery. All give the same profile, sample and facts."""
