@@ -1,6 +1,7 @@
 """Row facts: the sidecar, the sample, duplicate ids, misplaced rows."""
 
 import io
+import json
 from collections import Counter
 from datetime import UTC, date, datetime, timedelta, timezone
 from pathlib import Path
@@ -14,10 +15,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from hindcast.errors import UsageError
 from hindcast.profile import facts as facts_module
 from hindcast.profile.bins import Bins
 from hindcast.profile.columns import open_parquet
-from hindcast.profile.facts import RowFacts, Sidecar, as_moments
+from hindcast.profile.facts import FINGERPRINT, Noted, RowFacts, Sidecar, as_moments, sidecar_files
 from hindcast.profile.hashing import fingerprint64
 from hindcast.profile.sampling import SEED, DuplicateCounter, Sample
 from hindcast.profile.scan import MISSING, Scanner
@@ -82,12 +84,13 @@ def signed(seed: int) -> int:
 def test_the_sidecar_holds_each_row_with_what_later_checks_need(tmp_path: Path) -> None:
     rows = [row(k, segment=k % 3, revenue=1.25 * k, error=None, ground_truth=1.0, trace_id="t") for k in range(7)]
     facts, _ = read(tmp_path, file(rows, 3), extra=("segment", "revenue", "feature_c"))
-    assert facts.rows == 7
+    assert facts.noted.rows == 7
     assert written(facts) == [
         {
             "prediction_id": f"id-{k:05d}", "model_version": "3", "timestamp": START + timedelta(seconds=k),
             "prediction": str(k % 2), "latency_ms": 1.5, "error": None, "ground_truth": "1", "score": k % 7 / 7,
             "segment": k % 3, "revenue": 1.25 * k, "feature_c": "xyz"[k % 3],
+            FINGERPRINT: fingerprint64(pa.array([f"id-{k:05d}"]))[0],
         }
         for k in range(7)
     ]  # fmt: skip
@@ -103,17 +106,17 @@ def test_predictions_of_a_regression_are_numbers(tmp_path: Path) -> None:
 def test_versions_newest_and_missing_columns_are_noted(tmp_path: Path) -> None:
     rows = [row(0), row(1, model_version="4"), row(2, model_version=None)]
     facts, _ = read(tmp_path, file(rows), file(pa.table({"feature_a": [1.0], "model_version": pa.array([7])})))
-    assert facts.versions == {"3": 1, "4": 1, "unknown": 1, "7": 1}
-    assert facts.newest == START + timedelta(seconds=2)
-    assert facts.missing == {"prediction_id", "timestamp", "prediction"}
-    assert facts.rows == 4
+    assert facts.noted.versions == {"3": 1, "4": 1, "unknown": 1, "7": 1}
+    assert facts.noted.newest == START + timedelta(seconds=2)
+    assert facts.noted.missing == {"prediction_id", "timestamp", "prediction"}
+    assert facts.noted.rows == 4
 
 
 def test_moments_beyond_the_calendar_are_kept_and_not_the_newest(tmp_path: Path) -> None:
     far = pa.array([2**62, 0], pa.timestamp("us", "UTC"))
     facts, _ = read(tmp_path, file(pa.table({"prediction_id": ["a", "b"], "timestamp": far})))
-    assert facts.newest == datetime(1970, 1, 1, tzinfo=UTC)
-    assert facts.misplaced == 2
+    assert facts.noted.newest == datetime(1970, 1, 1, tzinfo=UTC)
+    assert facts.noted.misplaced == 2
 
 
 def test_files_of_other_schemas_go_into_one_sidecar_and_lose_nothing(tmp_path: Path) -> None:
@@ -189,11 +192,50 @@ def test_after_a_file_breaks_half_way_the_others_are_read_again_without_it(tmp_p
     scanner.read(file([row(k) for k in range(10)]))
     with pytest.raises((pa.ArrowException, OSError)):
         scanner.read(pq.ParquetFile(io.BytesIO(damaged)))
-    assert facts.rows == 60
+    assert 10 <= facts.noted.rows < 110
     facts.discard()
     assert list(tmp_path.iterdir()) == []
     again, rescanned = read(tmp_path, file([row(k) for k in range(10)]))
-    assert (again.rows, rescanned.profile.rows, len(written(again))) == (10, 10, 10)
+    assert (again.noted.rows, rescanned.profile.rows, len(written(again))) == (10, 10, 10)
+
+
+def test_a_sidecar_is_a_file_or_a_folder_of_files_and_either_replaces_the_other(tmp_path: Path) -> None:
+    path = tmp_path / "facts" / "window.parquet"
+    assert sidecar_files(path) == []
+    for name in ("b", "a"):
+        part = Sidecar(path / f"{name}.parquet")
+        part.add(pa.RecordBatch.from_pydict({"k": [name]}))
+        part.close()
+    (path / "_SUCCESS").touch()
+    assert [file.name for file in sidecar_files(path)] == ["a.parquet", "b.parquet"]
+    facts, _ = read(tmp_path, file([row(1)]))
+    assert facts.path == path
+    assert sidecar_files(path) == [path]
+    assert len(written(facts)) == 1
+
+
+def test_an_engine_that_counts_duplicates_elsewhere_leaves_them_out(tmp_path: Path) -> None:
+    facts, _ = read(tmp_path, file([row(0), row(0)]), counts_duplicates=False)
+    assert facts.duplicates.count() == 0
+    assert facts.noted.rows == 2
+
+
+moments = st.none() | st.datetimes(datetime(1970, 1, 1), datetime(2250, 1, 1), timezones=st.just(UTC))  # noqa: DTZ001 - given a zone
+noted = st.builds(
+    Noted,
+    st.integers(0, 9),
+    st.integers(0, 9),
+    moments,
+    st.dictionaries(st.sampled_from(["1", "2", "ü"]), st.integers(1, 9)),
+    st.frozensets(st.sampled_from(["prediction", "timestamp"])),
+)
+
+
+@given(noted, noted, noted)
+def test_what_was_noted_adds_up_in_any_order_and_survives_json(a: Noted, b: Noted, c: Noted) -> None:
+    assert (a + b) + c == c + (b + a)
+    assert a + Noted() == a
+    assert Noted.from_json(json.loads(json.dumps(a.to_json()))) == a
 
 
 # ---- places in time
@@ -203,7 +245,7 @@ def test_rows_outside_the_window_are_kept_and_counted_in_the_partitioned_layout(
     outside = [row(1, timestamp=END), row(2, timestamp=START - timedelta(microseconds=1)), row(3, timestamp=None)]
     inside = [row(4, timestamp=START), row(5, timestamp=END - timedelta(microseconds=1))]
     facts, scanner = read(tmp_path, file(inside + outside))
-    assert (facts.rows, facts.misplaced, scanner.profile.rows) == (5, 3, 5)
+    assert (facts.noted.rows, facts.noted.misplaced, scanner.profile.rows) == (5, 3, 5)
 
 
 def test_rows_outside_the_window_are_left_out_in_the_flat_layout(tmp_path: Path) -> None:
@@ -213,7 +255,7 @@ def test_rows_outside_the_window_are_left_out_in_the_flat_layout(tmp_path: Path)
     nowhere = [row(50, timestamp=None)]
     for group in (1, 4, 100):
         facts, scanner = read(tmp_path, file(rows + nowhere, group), file(bare), filter_rows=True)
-        assert (facts.rows, facts.misplaced, scanner.profile.rows) == (2 * len(inside), 1, 2 * len(inside))
+        assert (facts.noted.rows, facts.noted.misplaced, scanner.profile.rows) == (2 * len(inside), 1, 2 * len(inside))
         assert [r["prediction_id"] for r in written(facts)] == 2 * [r["prediction_id"] for r in inside]
         alone = Scanner(BINS)
         alone.read(file(inside))
@@ -303,6 +345,7 @@ def test_rows_without_an_id_are_no_duplicates(tmp_path: Path) -> None:
     rows = [row(0), row(0), row(1), row(2, prediction_id=None), row(3, prediction_id=None)]
     facts, _ = read(tmp_path, file(rows[:2]), file(rows[2:]))
     assert facts.duplicates.count() == 1
+    assert [r[FINGERPRINT] is None for r in written(facts)] == [False, False, False, True, True]
     facts, _ = read(
         tmp_path, file([row(0, prediction_id=7), row(1, prediction_id=7)]), file([row(2, prediction_id="7")])
     )
@@ -340,6 +383,77 @@ def test_the_sample_is_the_rows_with_the_smallest_hashes_in_any_order_and_split(
     assert table.column("a").to_pylist() == smallest(rows, size)
     assert table.column_names == ["a", "c"]
     assert table.column("c").to_pylist() == ["xyz"[int(a) % 3] for a in table.column("a").to_pylist()]
+
+
+def taken(rows: list[tuple[int, int, dict[str, Any]]], size: int) -> Sample:
+    """Sample of (key, tie, features by type)."""
+    sample = Sample(size)
+    sample.begin(np.array([key for key, _, _ in rows], np.int64), np.array([tie for _, tie, _ in rows], np.int64))
+    for name in ("a", "b", "c"):
+        if rows and any(name in values for _, _, values in rows):
+            sample.take(f"feature_{name}", pa.array([values.get(name) for _, _, values in rows]))
+    sample.end()
+    return sample
+
+
+def in_bytes(table: pa.Table) -> bytes:
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, table.schema) as writer:
+        writer.write_table(table.combine_chunks())
+    return sink.getvalue().to_pybytes()
+
+
+features = st.fixed_dictionaries(
+    {},
+    optional={
+        "a": st.none() | st.sampled_from([0.0, -0.0, 0.5, 2.0]),
+        "b": st.none() | st.sampled_from([1, 10, 9]),
+        "c": st.sampled_from(["x", "", "ü"]),
+    },
+)
+sampled_rows = st.lists(st.tuples(st.integers(-3, 3), st.integers(0, 1), features), max_size=25)
+
+
+@settings(deadline=None, max_examples=200)
+@given(sampled_rows, st.integers(0, 8), st.integers(1, 5), st.randoms(use_true_random=False), st.booleans())
+def test_samples_of_any_split_and_order_merge_to_the_same_bytes(
+    rows: list[tuple[int, int, dict[str, Any]]], size: int, parts: int, random: Any, sent: bool
+) -> None:
+    whole = in_bytes(taken(rows, size).table())
+    random.shuffle(rows)
+    dealt: list[list[Any]] = [[] for _ in range(parts)]
+    for one in rows:
+        dealt[random.randrange(parts)].append(one)
+    total = Sample(size)
+    for part in dealt:
+        sample = taken(part, size)
+        total.merge(Sample.from_arrow(sample.to_arrow()) if sent else sample)
+    assert in_bytes(total.table()) == whole
+    assert in_bytes(Sample.from_arrow(total.to_arrow()).to_arrow()) == in_bytes(total.to_arrow())
+
+
+@given(st.permutations([pa.array([1, 2]), pa.array([0.5, 2.0]), pa.array(["x", "1"]), pa.nulls(2)]), st.integers(1, 8))
+def test_the_type_of_a_sampled_column_is_that_of_all_rows_seen(parts: list[pa.Array], size: int) -> None:
+    """Also where the rows of one type are all pushed out of the sample, or never came into it."""
+    kinds = {str(part.type): k for k, part in enumerate(parts)}
+    total = Sample(size)
+    for part in parts:
+        key = sorted(kinds).index(str(part.type)) * 2
+        sample = Sample(size)
+        sample.begin(np.array([key, key + 1]))
+        sample.take("feature_a", part)
+        sample.end()
+        total.merge(sample)
+    assert total.table().schema.field("a").type == pa.string()
+    ordered = [value for part in sorted(parts, key=lambda part: str(part.type)) for value in part.to_pylist()]
+    chosen = sorted(range(8), key=lambda key: key ^ signed(SEED))[:size]
+    expected = [None if ordered[k] is None else f"{ordered[k]:g}" if k < 4 else str(ordered[k]) for k in chosen]
+    assert total.table().column("a").to_pylist() == expected
+
+
+def test_samples_of_another_size_do_not_merge() -> None:
+    with pytest.raises(UsageError):
+        Sample(3).merge(Sample(4))
 
 
 def test_another_seed_is_another_sample() -> None:

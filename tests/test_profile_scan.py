@@ -1,11 +1,13 @@
 """The scan counts what a naive reading counts, whatever the types, and however rows lie in files and row groups."""
 
 import io
+import itertools
 import subprocess
 import sys
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
@@ -16,19 +18,21 @@ from unittest.mock import patch
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hindcast.errors import SourceUnreadable
-from hindcast.profile import columns, scan
+from hindcast.profile import columns, files, scan
 from hindcast.profile.bins import Bins
 from hindcast.profile.columns import open_parquet, texts
-from hindcast.profile.fit import fit_bins, kind_of
+from hindcast.profile.fit import ValueCounts, fit_bins, kind_of
 from hindcast.profile.hashing import fingerprint64
 from hindcast.profile.profile import NEW_VALUES_KEPT, NULL, Profile
 from hindcast.profile.scan import MISSING, Expected, Scanner
+from hindcast.profiling import profile_files
 
 EDGES = np.array([-1e300, -100.0, -1.0, np.nextafter(0, -1), 0.0, 5e-324, 0.1, 0.5, 1.0, 2.0, 7.0, 1e6, 2.0**53, 1e300])
 KNOWN = ("a", "b", "1", "true", "é")
@@ -360,7 +364,7 @@ def test_a_damaged_file_is_an_arrow_error(column: str) -> None:
     scanner = Scanner(BINS)
     with pytest.raises((pa.ArrowException, OSError)):
         scanner.read(pq.ParquetFile(io.BytesIO(content)))
-    assert scanner.profile.rows >= 500  # it broke half way: whoever reads starts over
+    assert scanner.profile == Profile.empty(BINS)
 
 
 SOUND = io.BytesIO()
@@ -392,21 +396,21 @@ def test_bins_are_fitted_to_all_files_and_hold_what_they_were_fitted_to() -> Non
     second = pa.table(
         {"feature_n": [0.5, float("nan"), float("inf")], "feature_t": pa.array(["y", None, "x"]).dictionary_encode()}
     )
-    files = [as_written(first), as_written(second)]
+    both = [as_written(first), as_written(second)]
     kinds = {"feature_n": "numeric", "feature_t": "categorical", "feature_e": "numeric", "latency_ms": "numeric"}
-    bins = fit_bins(files, kinds, 16)
+    bins = fit_bins(both, kinds, 16)
     assert (bins.numeric, bins.categorical, bins.categories) == (
         ("feature_n", "latency_ms"),
         ("feature_t",),
         (("x", "y"),),
     )
     assert {0.5, 1.0, 2.0} <= set(bins.edges[0].tolist())
-    profile = scanned(*files, bins=bins, expected=None)
+    profile = scanned(*both, bins=bins, expected=None)
     assert profile.numeric[0, : bins.width].sum() == 3
     assert profile.categorical[0].tolist() == [3, 2, 0, 1, 0]
     assert profile.types["latency_ms"] == {MISSING: 6}
     with pytest.raises(SourceUnreadable, match="feature_t is configured as numeric and holds string"):
-        fit_bins(files, {"feature_t": "numeric"}, 16)
+        fit_bins(both, {"feature_t": "numeric"}, 16)
 
 
 @pytest.mark.parametrize(
@@ -456,3 +460,200 @@ def test_decimals_of_categories_read_as_written() -> None:
     column = pa.array([Decimal("1.50"), Decimal("1.50"), None], pa.decimal128(5, 2))
     profile = scanned(as_written(pa.table({"feature_t": column})))
     assert {name: count for name, (_, count) in profile.new_values["feature_t"].items()} == {"1.50": 2}
+
+
+def in_memory(table: pa.Table, sizes: Sequence[int]) -> pa.Table:
+    """The same rows, in chunks of these sizes, each text with a dictionary of its own."""
+    starts = np.cumsum([0, *sizes]).tolist()
+    chunks = [table.slice(a, b - a) for a, b in itertools.pairwise([*starts, max(table.num_rows, starts[-1])])]
+    encoded = [
+        pa.table(
+            {n: c.combine_chunks().dictionary_encode() if n == "t" else c for n, c in zip("nt", k.columns, strict=True)}
+        )
+        for k in chunks
+    ]
+    return pa.concat_tables(encoded)
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    st.lists(st.tuples(st.none() | wide, st.none() | words), max_size=30),
+    st.lists(st.integers(0, 6), max_size=5),
+    st.integers(1, 4),
+)
+def test_rows_in_memory_count_like_the_same_rows_in_a_file(
+    rows: list[tuple[float | None, str | None]], sizes: list[int], batch: int
+) -> None:
+    numbers_, texts_ = [n for n, _ in rows], [t for _, t in rows]
+    table = pa.table({"feature_n": pa.array(numbers_, pa.float64()), "feature_t": pa.array(texts_, pa.string())})
+    expected = scanned(as_written(table))
+    plain = pa.table({"n": table.column(0), "t": table.column(1)})
+    chunked = in_memory(plain, sizes).rename_columns(["feature_n", "feature_t"])
+    for given_rows in (
+        table,
+        chunked,
+        pa.table({"x": range(len(rows)), **dict(zip(table.column_names, table.columns, strict=True))}),
+    ):
+        scanner = Scanner(BINS, EXPECTED)
+        scanner.add(given_rows)
+        assert scanner.profile == expected
+    for gathered in (False, True):
+        scanner = Scanner(BINS, EXPECTED)
+        with scanner.gathering() if gathered else nullcontext():
+            for part in chunked.to_batches(max_chunksize=batch):
+                scanner.add(part)
+        assert scanner.profile == expected
+
+
+@pytest.mark.parametrize(
+    "column",
+    [
+        pa.array(["a", None, "z"], pa.string_view()), pa.array([b"a", None, b"z"], pa.binary_view()),
+        pc.run_end_encode(pa.array(["a", None, "z"])),
+        pa.DictionaryArray.from_arrays(pa.array([0, 1, 2], pa.uint8()), pa.array(["a", None, "z"], pa.string_view())),
+    ],
+)  # fmt: skip
+def test_types_that_only_memory_knows_count_like_text(column: pa.Array) -> None:
+    for given_rows in (
+        pa.table({"feature_t": column}),
+        pa.table({"feature_t": pa.chunked_array([column[:1], column[1:]])}),
+    ):
+        scanner = Scanner(BINS, EXPECTED)
+        scanner.add(given_rows)
+        assert scanner.profile.categorical[0].tolist() == [1, 0, 0, 0, 0, 1, 1, 0]
+
+
+@pytest.mark.parametrize(
+    "column",
+    [
+        pa.nulls(2, pa.month_day_nano_interval()), pa.array([[1], [2]], pa.list_view(pa.int64())),
+        pa.UnionArray.from_sparse(pa.array([0, 1], pa.int8()), [pa.array([1, 2]), pa.array(["a", "b"])]),
+        pa.ExtensionArray.from_storage(pa.uuid(), pa.array([b"0" * 16, b"1" * 16], pa.binary(16))),
+    ],
+)  # fmt: skip
+def test_a_column_of_a_type_that_is_no_value_is_invalid_or_null_and_the_others_go_on(column: pa.Array) -> None:
+    scanner = Scanner(BINS, EXPECTED)
+    scanner.add(pa.table({"feature_n": column, "feature_t": column}))
+    assert scanner.profile.numeric[0, : BINS.width].sum() == 0
+    assert scanner.profile.categorical[0, : BINS.depth + 1].sum() in {0, 2}
+    assert (scanner.profile.numeric.sum(), scanner.profile.categorical.sum()) == (2, 2)
+
+
+def test_a_code_outside_of_its_dictionary_is_an_arrow_error_unless_a_null_stands_before_it() -> None:
+    codes = pa.py_buffer(np.array([0, 9, 1], np.int32))
+    for validity, chunks in ((None, 1), (None, 2), (0b101, 1), (0b101, 2)):
+        valid = None if validity is None else pa.py_buffer(bytes([validity]))
+        column = pa.DictionaryArray.from_arrays(
+            pa.Array.from_buffers(pa.int32(), 3, [valid, codes]), pa.array(["a", "z"]), safe=False
+        )
+        table = pa.table({"feature_t": pa.chunked_array([column] * chunks)})
+        scanner = Scanner(BINS, EXPECTED)
+        if validity is None:
+            with pytest.raises(pa.ArrowInvalid, match="fewer values"):
+                scanner.add(table)
+        else:
+            scanner.add(table)
+            assert scanner.profile.categorical[0].tolist() == [chunks, 0, 0, 0, 0, chunks, chunks, 0]
+
+
+def test_any_number_of_threads_gives_the_same_profile() -> None:
+    rng = np.random.default_rng(11)
+    columns_ = {f"feature_n{k}": pa.array(rng.normal(size=60_000), mask=rng.random(60_000) < 0.1) for k in range(8)}
+    columns_ |= {f"feature_t{k}": pa.array(rng.integers(0, 3000, 60_000)).cast(pa.string()) for k in range(3)}
+    names = sorted(columns_)
+    bins = Bins(tuple(names[:8]), (np.linspace(-3, 3, 200),) * 8, tuple(names[8:]), (("1", "2"),) * 3)
+    file = as_written(pa.table(columns_), 50_000, names[8:])
+    profiles = []
+    for threads in (1, 2, 3):
+        scanner = Scanner(bins, threads=threads)
+        scanner.read(file)
+        profiles.append(scanner.profile.to_bytes())
+    assert profiles[0] == profiles[1] == profiles[2]
+
+
+def test_threads_follow_the_environment_and_children_of_a_pool_take_one() -> None:
+    program = """
+import multiprocessing, os
+from hindcast.errors import UsageError
+from hindcast.threads import usable_threads
+def main():
+    os.environ.pop("HINDCAST_THREADS", None)
+    alone = usable_threads()
+    with multiprocessing.get_context("fork").Pool(1) as pool:
+        inside = pool.apply(usable_threads)
+    os.environ["HINDCAST_THREADS"] = "3"
+    three = usable_threads()
+    os.environ["HINDCAST_THREADS"] = "many"
+    try:
+        usable_threads()
+    except UsageError as error:
+        print(1 <= alone <= len(os.sched_getaffinity(0)), inside, three, error)
+main()
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "True 1 3 HINDCAST_THREADS=many: must be a whole number, 1 or more"
+
+
+def test_small_files_read_together_count_like_one_whatever_their_columns() -> None:
+    kinds = [pa.float64(), pa.int64(), pa.string()]
+    tables = [
+        pa.table({"feature_n": pa.array([k, None, 2], kinds[0]).cast(kinds[k % 3]), "feature_t": ["a", "z", str(k)]})
+        for k in range(9)
+    ]
+    tables += [tables[0].drop_columns(["feature_t"]), pa.table({"other": [1, 2]})]
+    together = Scanner(BINS, EXPECTED)
+    with together.gathering():
+        for table in tables:
+            together.read(as_written(table, 2))
+    one_by_one = Profile.empty(BINS)
+    for table in tables:
+        one_by_one += scanned(as_written(table))
+    assert together.profile == one_by_one
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.lists(st.lists(st.sampled_from("abcdefghij"), max_size=12), max_size=6), st.integers(1, 12))
+def test_counts_of_values_are_exact_while_they_fit_and_never_lose_a_frequent_one(
+    blocks: list[list[str]], kept: int
+) -> None:
+    found, true = ValueCounts(kept), Counter(itertools.chain(*blocks))
+    for block in blocks:
+        counted = Counter(block)
+        found.add(pa.array(list(counted), pa.string()), np.array(list(counted.values()), np.int64))
+    counts, rows = found.most(), true.total()
+    if len(true) <= kept:
+        assert counts == true
+    assert len(counts) <= kept
+    for value, count in true.items():
+        assert count - rows / kept <= counts.get(value, 0) <= count
+
+
+def test_a_column_of_countless_values_is_named_and_keeps_its_frequent_ones(tmp_path: Path) -> None:
+    rng = np.random.default_rng(4)
+    values = np.where(rng.random(400_000) < 0.2, "common", rng.integers(0, 10**9, 400_000).astype(str))
+    table = pa.table({"feature_id": values, "feature_t": np.where(rng.random(400_000) < 0.5, "x", "y")})
+    pq.write_table(table, tmp_path / "in.parquet", row_group_size=100_000)
+    facts = profile_files([str(tmp_path / "in.parquet")], None, tmp_path / "fitted.parquet", 64)
+    again = profile_files(
+        [str(tmp_path / "in.parquet")], str(tmp_path / "fitted.parquet"), tmp_path / "again.parquet", 64
+    )
+    assert list(facts["high_cardinality"]) == ["feature_id"]
+    assert 0.79 < facts["high_cardinality"]["feature_id"] < 0.81
+    assert again["high_cardinality"] == facts["high_cardinality"]
+    profile = files.load(tmp_path / "fitted.parquet")
+    assert profile.bins.categories[0][0] == "common"
+    assert profile.categorical[0, 0] == (values == "common").sum()
+
+
+def test_more_files_than_may_be_open_at_once_are_profiled(tmp_path: Path) -> None:
+    for k in range(80):
+        pq.write_table(pa.table({"feature_n": [float(k)], "feature_t": ["a"]}), tmp_path / f"{k:02d}.parquet")
+    program = """
+import resource, sys
+from pathlib import Path
+from hindcast.profiling import profile_files
+resource.setrlimit(resource.RLIMIT_NOFILE, (40, 40))
+print(profile_files([sys.argv[1]], None, Path(sys.argv[2]), 16)["rows"])
+"""
+    arguments = [sys.executable, "-c", program, str(tmp_path), str(tmp_path.parent / "many.parquet")]
+    assert subprocess.run(arguments, capture_output=True, text=True, check=True).stdout.strip() == "80"

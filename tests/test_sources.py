@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from hindcast.config import ModelFile
 from hindcast.errors import SourceMissing, SourceUnreadable, UsageError
-from hindcast.sources.folder import Folder, flush_time, open_source, parquet_files
+from hindcast.sources import open_source
+from hindcast.sources.folder import Folder, flush_time, parquet_files
 from hindcast.window import HOUR
 
 START = datetime(2013, 4, 16, 22, tzinfo=UTC)
@@ -133,7 +134,7 @@ def test_a_file_that_is_no_parquet_is_unreadable_and_named(tmp_path: Path, conte
     with pytest.raises(SourceUnreadable, match=r"a\.parquet: is no readable Parquet file"):
         source.open(item)
     with pytest.raises(SourceUnreadable, match="is no readable Parquet"):
-        parquet_files(str(tmp_path))
+        list(parquet_files(str(tmp_path)))
 
 
 def test_a_file_cut_short_or_gone_since_is_unreadable(tmp_path: Path) -> None:

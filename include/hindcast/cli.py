@@ -357,6 +357,8 @@ def profile(
 
     facts = profile_files(uris, bins, Path(output), n_bins)
     click.echo(f"{facts['rows']} rows, {facts['cpu_seconds']:.2f} CPU s, {facts['peak_mb']:.0f} MB peak", err=True)
+    for column, share in facts["high_cardinality"].items():
+        click.echo(f"{column}: too many values; {share:.0%} of its rows have one without a bin of its own", err=True)
     _say(as_json, facts)
 
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import io
 import json
 import zlib
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,11 +18,13 @@ import pyarrow.parquet as pq
 from hindcast.errors import SourceMissing, SourceUnreadable
 from hindcast.infer import infer_features
 from hindcast.profile import files
+from hindcast.profile.columns import ParquetFiles, column_types
 from hindcast.profile.fit import feature_columns, fit_bins, kind_of
-from hindcast.profile.profile import Sparse
+from hindcast.profile.profile import Sparse, high_cardinality
 from hindcast.profile.scan import Scanner
 from hindcast.results import tables
 from hindcast.sources.folder import parquet_files
+from hindcast.threads import usable_threads
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -55,6 +57,11 @@ class Reference:
     def bins(self) -> Bins:
         """Bins fitted to this reference."""
         return self.profile.bins
+
+    @property
+    def high_cardinality(self) -> Mapping[str, float]:
+        """Columns with more values than bins -> share of the reference's rows that have none."""
+        return high_cardinality(self.profile)
 
 
 def load_reference(model: ModelFile, store: Store, logs: Source | None) -> Reference:
@@ -95,14 +102,15 @@ def load_reference(model: ModelFile, store: Store, logs: Source | None) -> Refer
 
 def fit(model: ModelFile, opened: Sequence[pq.ParquetFile]) -> Profile:
     """Fit bins to the files of a reference and profile them."""
-    names = list(dict.fromkeys(name for file in opened for name in file.schema_arrow.names))
-    prefix, columns = feature_columns(names)
-    kinds = _kinds(model, opened, columns)
+    types = column_types(opened)
+    prefix, columns = feature_columns(list(types))
+    kinds = _kinds(model, types, columns)
     bins = fit_bins(opened, kinds, model.drift.bins, prefix=prefix)
-    scanner = Scanner(bins, prefix=prefix)
+    scanner = Scanner(bins, prefix=prefix, threads=usable_threads())
     try:
-        for file in opened:
-            scanner.read(file)
+        with scanner.gathering():
+            for file in opened:
+                scanner.read(file)
     except (OSError, pa.ArrowException) as error:
         message = f"reference of {model.model}: cannot be read: {error}"
         raise SourceUnreadable(message) from error
@@ -111,7 +119,7 @@ def fit(model: ModelFile, opened: Sequence[pq.ParquetFile]) -> Profile:
 
 def _pieces(bins: Bins, opened: Sequence[pq.ParquetFile]) -> bytes:
     """Profiles of `_SPANS` runs of 24 consecutive pieces, spread over the reference in row order."""
-    prefix, _ = feature_columns(list(dict.fromkeys(name for file in opened for name in file.schema_arrow.names)))
+    prefix, _ = feature_columns(list(column_types(opened)))
     total = sum(file.metadata.num_rows for file in opened)
     rows = int(np.clip(total // _HOURS, _LEAST_ROWS, _MOST_ROWS))
     starts = np.linspace(0, max(total - 24 * rows, 0), _SPANS).astype(int).tolist()
@@ -136,10 +144,8 @@ def _pieces(bins: Bins, opened: Sequence[pq.ParquetFile]) -> bytes:
 
 
 def _profile_of(bins: Bins, table: pa.Table, prefix: str) -> bytes:
-    buffer = io.BytesIO()
-    pq.write_table(table, buffer)
     scanner = Scanner(bins, prefix=prefix)
-    scanner.read(pq.ParquetFile(buffer))
+    scanner.add(table)
     return scanner.profile.to_bytes()
 
 
@@ -148,12 +154,8 @@ def _spans(content: bytes, bins: Bins) -> list[list[Sparse]]:
     return [[Sparse.from_bytes(base64.b64decode(piece), bins) for piece in span] for span in spans]
 
 
-def _kinds(model: ModelFile, opened: Sequence[pq.ParquetFile], columns: Mapping[str, str]) -> dict[str, str]:
+def _kinds(model: ModelFile, types: Mapping[str, pa.DataType], columns: Mapping[str, str]) -> dict[str, str]:
     """Column of the log -> kind: the features, then what every log has."""
-    types: dict[str, Any] = {}
-    for file in opened:
-        for field in file.schema_arrow:
-            types.setdefault(field.name, field.type)
     kinds: dict[str, str] = {}
     for name in model.features or columns:
         if name in model.features:
@@ -174,7 +176,7 @@ def _kinds(model: ModelFile, opened: Sequence[pq.ParquetFile], columns: Mapping[
     return kinds
 
 
-def _open(model: ModelFile, logs: Source | None) -> list[pq.ParquetFile]:
+def _open(model: ModelFile, logs: Source | None) -> ParquetFiles:
     reference = model.reference
     if reference.uri is not None:
         return parquet_files(model.resolve(reference.uri))
@@ -185,7 +187,7 @@ def _open(model: ModelFile, logs: Source | None) -> list[pq.ParquetFile]:
     if not manifest.objects:
         message = f"reference of {model.model}: the logs have no rows from {reference.start} to {reference.end}"
         raise SourceMissing(message)
-    return [logs.open(item) for item in manifest.objects]
+    return ParquetFiles([partial(logs.open, item) for item in manifest.objects])
 
 
 def _statistics(chunk: Any) -> str:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any, Protocol, overload
 
 import numpy as np
 import pyarrow as pa
@@ -10,7 +12,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Collection, Iterable, Iterator
 
     Floats = np.ndarray[tuple[int, ...], np.dtype[np.float64]]
     Integers = np.ndarray[tuple[int, ...], np.dtype[np.int64]]
@@ -40,15 +42,52 @@ def open_parquet(source: Any, dictionaries: Sequence[str] = ()) -> pq.ParquetFil
     pyarrow.ArrowException, OSError
         It is no Parquet, or cut short.
     """
-    file = pq.ParquetFile(source, pre_buffer=False)
     try:
-        present = list(leaves(file).intersection(dictionaries))
+        try:
+            return pq.ParquetFile(source, read_dictionary=list(dictionaries), pre_buffer=False)
+        except KeyError:  # it lacks one of them
+            file = pq.ParquetFile(source, pre_buffer=False)
+            present = list(leaves(file).intersection(dictionaries))
+            return pq.ParquetFile(source, metadata=file.metadata, read_dictionary=present, pre_buffer=False)
     except UnicodeDecodeError as error:
         message = f"a column's name is no UTF-8: {error}"
         raise pa.ArrowInvalid(message) from error
-    if not present:
-        return file
-    return pq.ParquetFile(source, metadata=file.metadata, read_dictionary=present, pre_buffer=False)
+
+
+class ParquetFiles(Sequence["pq.ParquetFile"]):
+    """Files that are opened whenever they are asked for: thousands of them would not all fit, open, into memory.
+
+    Parameters
+    ----------
+    openers : sequence of callables
+        Each opens one file.
+    """
+
+    def __init__(self, openers: Sequence[Callable[[], pq.ParquetFile]]) -> None:
+        self._openers = openers
+
+    def __len__(self) -> int:
+        return len(self._openers)
+
+    @overload
+    def __getitem__(self, at: int) -> pq.ParquetFile: ...
+    @overload
+    def __getitem__(self, at: slice) -> ParquetFiles: ...
+    def __getitem__(self, at: int | slice) -> pq.ParquetFile | ParquetFiles:
+        return ParquetFiles(self._openers[at]) if isinstance(at, slice) else self._openers[at]()
+
+
+def column_types(files: Iterable[pq.ParquetFile]) -> dict[str, pa.DataType]:
+    """Columns of some files -> type in the first file that has them."""
+    types: dict[str, pa.DataType] = {}
+    last = pa.schema([])
+    for file in files:
+        schema = file.schema_arrow
+        if not schema.equals(last):
+            for field in schema:
+                types.setdefault(field.name, field.type)
+        last = schema
+    return types
 
 
 def source_name(column: str, prefix: str) -> str:
@@ -62,43 +101,161 @@ def source_name(column: str, prefix: str) -> str:
     return prefix + column.removeprefix("feature_") if column.startswith("feature_") else column
 
 
-class Block:
-    """One row group; small ones are decoded at once, large ones column by column, so that memory stays bounded.
+class Block(Protocol):
+    """Rows whose columns can be asked for, one at a time."""
 
-    Parameters
-    ----------
-    file : ParquetFile
-    group : int
-    names : list of str
-        Columns that will be asked for; others may not be.
-    """
-
-    def __init__(self, file: pq.ParquetFile, group: int, names: list[str]) -> None:
-        self.rows = file.metadata.row_group(group).num_rows
-        self._file, self._group = file, group
-        # a column that stands twice has no index
-        self._readable = {name for name in names if file.schema_arrow.get_field_index(name) >= 0}
-        self._table = None
-        if self.rows * len(names) <= _CELLS_AT_ONCE:
-            self._table = file.read_row_group(group, columns=list(self._readable), use_threads=False)
+    rows: int
 
     def column(self, name: str) -> pa.Array:
-        """One column; lists of nothing where it stands twice in the file, so that no value of it is known.
+        """One column; lists of nothing where it stands twice, so that no value of it is known.
 
         Raises
         ------
         pyarrow.ArrowException, OSError
             The file is damaged.
         """
-        if name not in self._readable:
-            return pa.repeat(pa.scalar([], _NOTHING), self.rows)
-        table = self._table
-        if table is None:
-            table = self._file.read_row_group(self._group, columns=[name], use_threads=False)
-        chunks = table.column(name)
-        values = chunks.chunk(0) if chunks.num_chunks == 1 else pa.concat_arrays(chunks.unify_dictionaries().chunks)
-        # views can be neither filtered nor taken from
-        return values.cast(pa.string()) if pa.types.is_string_view(values.type) else values
+
+
+class Rows:
+    """Rows in memory: a record batch, or a table in any number of chunks.
+
+    Examples
+    --------
+    >>> Rows(pa.table({"a": pa.chunked_array([["x"], ["y", "x"]]).dictionary_encode()})).column("a").to_pylist()
+    ['x', 'y', 'x']
+    """
+
+    def __init__(self, table: pa.RecordBatch | pa.Table) -> None:
+        self.rows, self.table = table.num_rows, table
+
+    def column(self, name: str) -> pa.Array:
+        """One column, whole."""
+        at = self.table.schema.get_field_index(name)  # a column that stands twice has no index
+        return pa.repeat(pa.scalar([], _NOTHING), self.rows) if at < 0 else _whole(self.table.column(at))
+
+
+class RowGroup:
+    """One row group of a file, decoded column by column as they are asked for.
+
+    Parameters
+    ----------
+    file : ParquetFile
+    group : int
+    readable : collection of str
+        Columns that stand once in the file.
+    """
+
+    def __init__(self, file: pq.ParquetFile, group: int, readable: Collection[str]) -> None:
+        self.rows = file.metadata.row_group(group).num_rows
+        self._file, self._group, self._readable = file, group, readable
+
+    def column(self, name: str) -> pa.Array:
+        """Decode one column."""
+        names = [name] if name in self._readable else []
+        found = self._file.read_row_group(self._group, columns=names, use_threads=False)
+        return Rows(sound(found)).column(name)
+
+
+def row_groups(file: pq.ParquetFile, names: Sequence[str], groups: Iterable[int] | None = None) -> Iterator[Block]:
+    """Row groups of a file that have rows: small ones decoded at once, large ones a column at a time.
+
+    Parameters
+    ----------
+    file : ParquetFile
+    names : sequence of str
+        Columns that will be asked for; others may not be.
+    groups : iterable of int, optional
+        Which row groups; by default all.
+    """
+    schema = file.schema_arrow  # made anew at every look
+    # a column that stands twice cannot be read by its name
+    readable = {name: None for name in names if schema.get_field_index(name) >= 0}
+    for group in range(file.num_row_groups) if groups is None else groups:
+        block = RowGroup(file, group, readable)
+        if block.rows * max(len(names), 1) > _CELLS_AT_ONCE:
+            yield block
+        elif block.rows:
+            yield Rows(sound(file.read_row_group(group, columns=list(readable), use_threads=False)))
+
+
+def _whole(values: pa.Array | pa.ChunkedArray) -> pa.Array:
+    """One array, of a type that can be filtered and taken from."""
+    if _is_awkward(values.type):
+        chunks = [values] if isinstance(values, pa.Array) else values.chunks or [pa.nulls(0, values.type)]
+        values = pa.chunked_array([_plain(chunk) for chunk in chunks])
+    if isinstance(values, pa.Array):
+        return values
+    if values.num_chunks == 1:
+        return values.chunk(0)
+    if not pa.types.is_dictionary(values.type):
+        return pa.concat_arrays(values.chunks) if values.num_chunks else pa.nulls(0, values.type)
+    try:
+        return pa.concat_arrays(values.unify_dictionaries().chunks)
+    except pa.ArrowException:  # a dictionary that holds a null, or lists, cannot be joined with another
+        return pa.concat_arrays([chunk.dictionary_decode() for chunk in values.chunks])
+
+
+def _is_awkward(kind: pa.DataType) -> bool:
+    """Whether values can be neither filtered nor taken from: views, and values that are written once for a run."""
+    inner = kind.value_type if pa.types.is_dictionary(kind) else kind
+    return bool(
+        pa.types.is_string_view(inner)
+        or pa.types.is_binary_view(inner)
+        or pa.types.is_run_end_encoded(inner)
+        or isinstance(inner, pa.BaseExtensionType)
+    )
+
+
+def _plain(values: pa.Array) -> pa.Array:
+    kind = values.type
+    if isinstance(kind, pa.BaseExtensionType):
+        return _plain(values.storage)
+    if pa.types.is_run_end_encoded(kind):
+        return _plain(pc.run_end_decode(values))
+    if pa.types.is_dictionary(kind):
+        return pa.DictionaryArray.from_arrays(values.indices, _plain(values.dictionary))
+    if pa.types.is_string_view(kind):
+        return values.cast(pa.string())
+    return values.cast(pa.binary()) if pa.types.is_binary_view(kind) else values
+
+
+def sound(table: pa.RecordBatch | pa.Table) -> pa.RecordBatch | pa.Table:
+    """The same rows, after a look at the codes of their dictionaries, which Arrow would follow wherever they point.
+
+    Raises
+    ------
+    pyarrow.ArrowInvalid
+        A code lies outside of its dictionary.
+    """
+    for at, kind in enumerate(table.schema.types):
+        if pa.types.is_dictionary(kind):
+            column = table.column(at)
+            chunks = [column] if isinstance(column, pa.Array) else column.chunks
+            if not all(map(_codes_inside, chunks)):
+                repaired = [chunk if _codes_inside(chunk) else _without_stray_codes(chunk) for chunk in chunks]
+                table = table.set_column(
+                    at, table.schema.field(at), repaired[0] if column is chunks[0] else pa.chunked_array(repaired)
+                )
+    return table
+
+
+def _codes_inside(values: pa.DictionaryArray) -> bool:
+    # without signs, what lies below zero lies far above
+    codes = buffer_values(values.indices, np.dtype(f"u{values.indices.type.bit_width // 8}"))
+    return bool(not codes.size or codes.max() < len(values.dictionary))
+
+
+def _without_stray_codes(values: pa.DictionaryArray) -> pa.DictionaryArray:
+    """Anything may stand behind a null."""
+    kind, absent = values.indices.type, nulls(values.indices)
+    codes = buffer_values(values.indices, kind.to_pandas_dtype())
+    if absent is None or not (codes[~absent] < len(values.dictionary)).all() or (codes[~absent] < 0).any():
+        message = "a dictionary has fewer values than its codes say"
+        raise pa.ArrowInvalid(message)
+    validity = pa.py_buffer(np.packbits(~absent, bitorder="little"))
+    content = pa.py_buffer(np.where(absent, 0, codes).astype(codes.dtype))
+    indices = pa.Array.from_buffers(kind, len(values), [validity, content])
+    return pa.DictionaryArray.from_arrays(indices, values.dictionary, ordered=values.type.ordered)
 
 
 def is_text(kind: pa.DataType) -> bool:
@@ -122,7 +279,7 @@ def buffer_values(array: pa.Array, dtype: Any) -> Any:
 
 
 def arrow(values: Sequence[Any], kind: pa.DataType) -> pa.Array:
-    """Arrow array of Python values: text, numbers, lists of either, or None.
+    """Arrow array of Python values: text, numbers, lists of text, lists or arrays of numbers, or None.
 
     `pa.array` would do the same and import pandas, which costs as much as profiling 100,000 rows.
 
@@ -136,18 +293,43 @@ def arrow(values: Sequence[Any], kind: pa.DataType) -> pa.Array:
     if not (pa.types.is_list(kind) or pa.types.is_string(kind)):
         numeric = np.array([0 if value is None else value for value in values], kind.to_pandas_dtype())
         return pa.Array.from_buffers(kind, len(values), [validity, pa.py_buffer(numeric)])
-    parts = [value.encode() if isinstance(value, str) else value or () for value in values]
+    parts = [() if value is None else value.encode() if isinstance(value, str) else value for value in values]
     offsets = pa.py_buffer(np.cumsum([0, *map(len, parts)], dtype=np.int32))
     if pa.types.is_string(kind):
-        content = pa.py_buffer(b"".join(part for part in parts if part))
+        content = pa.py_buffer(b"".join(part or b"" for part in parts))
         return pa.Array.from_buffers(kind, len(values), [validity, offsets, content])
-    items = arrow([item for part in parts for item in part], kind.value_type)
+    if pa.types.is_string(kind.value_type):
+        items = arrow([item for part in parts for item in part], kind.value_type)
+    else:
+        dtype = kind.value_type.to_pandas_dtype()
+        items = arrow_numbers(np.concatenate([np.empty(0, dtype), *(np.asarray(part, dtype) for part in parts)]))
     return pa.Array.from_buffers(kind, len(values), [validity, offsets], children=[items])
 
 
+def arrow_numbers(values: Floats | Integers) -> pa.Array:
+    """Make an Arrow array of numbers without the import that `arrow` avoids too."""
+    return pa.Array.from_buffers(pa.from_numpy_dtype(values.dtype), values.size, [None, pa.py_buffer(values)])
+
+
 def positions(rows: Integers) -> pa.Array:
-    """Make an Arrow array of int64 (row numbers for `take`), without the import that `arrow` avoids too."""
-    return pa.Array.from_buffers(pa.int64(), rows.size, [None, pa.py_buffer(rows)])
+    """Make an Arrow array of int64: row numbers for `take`."""
+    return arrow_numbers(rows)
+
+
+def lists(column: pa.ChunkedArray) -> list[Any]:
+    """Each list of numbers as an array.
+
+    Examples
+    --------
+    >>> [part.tolist() for part in lists(pa.chunked_array([[[1, 2], None], [[3]]]))]
+    [[1, 2], [], [3]]
+    """
+    found = []
+    for chunk in column.chunks:
+        values = buffer_values(chunk.values, chunk.type.value_type.to_pandas_dtype())
+        ends = buffer_values(chunk.offsets, np.int32).tolist()
+        found += [values[start:end] for start, end in pairwise(ends)]
+    return found
 
 
 def flags(values: Flags, absent: Flags | None = None) -> pa.Array:
@@ -247,7 +429,7 @@ def floats(values: pa.Array) -> Floats | None:
     if found is None:
         return None
     absent = nulls(values)
-    kept: Floats = (found if absent is None else found[~absent]).astype(np.float64)
+    kept: Floats = (found if absent is None else found[~absent]).astype(np.float64, copy=False)
     return kept
 
 
@@ -268,20 +450,27 @@ def texts(values: pa.Array) -> tuple[pa.Array, Integers] | None:
     if not pa.types.is_dictionary(values.type):
         if pa.types.is_nested(values.type):
             return None
-        values = values.dictionary_encode()
-    names = as_text(values.dictionary)
+        values = _encoded(values)
+    names = as_text(values.dictionary) if values is not None else None
     if names is None:
         return None
     absent = nulls(values.indices)
     codes = buffer_values(values.indices, values.indices.type.to_pandas_dtype())
-    rows = np.bincount(codes if absent is None else codes[~absent], minlength=len(names)).astype(np.int64)
-    if rows.size > len(names):
-        message = "a dictionary has fewer values than its codes say"
-        raise pa.ArrowInvalid(message)
+    rows = np.bincount(codes, minlength=len(names)).astype(np.int64)
+    if absent is not None:  # counted and taken back: there are few
+        rows -= np.bincount(codes[np.flatnonzero(absent)], minlength=rows.size)
     absent = nulls(names)
     if absent is not None:
         names, rows = names.drop_null(), rows[~absent]
     return names, rows
+
+
+def _encoded(values: pa.Array) -> pa.DictionaryArray | None:
+    try:
+        return values.dictionary_encode()
+    except pa.ArrowNotImplementedError:
+        text = as_text(values)
+        return None if text is None else text.dictionary_encode()
 
 
 def as_text(values: pa.Array) -> pa.Array | None:
@@ -316,10 +505,3 @@ def mended(values: pa.Array) -> pa.Array:
     """Text whose bytes are no UTF-8, with those replaced by U+FFFD."""
     raw = values.cast(pa.large_binary()).to_pylist()
     return arrow([None if text is None else text.decode("utf-8", "replace") for text in raw], pa.string())
-
-
-def blocks(file: pq.ParquetFile, column: str) -> Iterator[pa.Array]:
-    """One column of a file, row group by row group."""
-    for group in range(file.num_row_groups):
-        if file.metadata.row_group(group).num_rows:
-            yield Block(file, group, [column]).column(column)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import secrets
-from dataclasses import dataclass, field
+import shutil
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -31,14 +32,66 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     Integers = np.ndarray[tuple[int, ...], np.dtype[np.int64]]
+    Flags = np.ndarray[tuple[int, ...], np.dtype[np.bool_]]
 
-__all__ = ["SEED", "DuplicateCounter", "RowFacts", "Sample", "Sidecar"]
+__all__ = ["SEED", "DuplicateCounter", "Noted", "RowFacts", "Sample", "Sidecar"]
 
+# Column of the sidecar with `fingerprint64` of the id, null where there is none: what labels are joined by.
+FINGERPRINT = "prediction_fingerprint"
 _BUFFERED_ROWS = 65_536
 _MOMENT = pa.timestamp("us", "UTC")
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
 _LAST_MOMENT = (datetime.max.replace(tzinfo=UTC) - _EPOCH) // _MICROSECOND
+
+
+@dataclass(frozen=True)
+class Noted:
+    """What a pass over rows found beside profile, sample and duplicates; add the parts of a window with ``+``.
+
+    Attributes
+    ----------
+    rows, misplaced : int
+    newest : datetime or None
+        The latest timestamp.
+    versions : dict
+        Model version -> rows.
+    missing : frozenset of str
+        Columns that every log should have and some file has not.
+
+    Examples
+    --------
+    >>> whole = Noted(3, versions={"1": 3}) + Noted(2, 1, versions={"1": 1, "2": 1}) + Noted()
+    >>> whole.rows, whole.misplaced, whole.versions, Noted.from_json(whole.to_json()) == whole
+    (5, 1, {'1': 4, '2': 1}, True)
+    """
+
+    rows: int = 0
+    misplaced: int = 0
+    newest: datetime | None = None
+    versions: dict[str, int] = field(default_factory=dict)
+    missing: frozenset[str] = frozenset()
+
+    def __add__(self, other: Noted) -> Noted:
+        versions = {**self.versions, **other.versions}
+        return Noted(
+            self.rows + other.rows,
+            self.misplaced + other.misplaced,
+            max((moment for moment in (self.newest, other.newest) if moment), default=None),
+            {name: self.versions.get(name, 0) + other.versions.get(name, 0) for name in sorted(versions)},
+            self.missing | other.missing,
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """What `json` can write."""
+        newest = None if self.newest is None else self.newest.isoformat()
+        return {**asdict(self), "newest": newest, "missing": sorted(self.missing)}
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> Noted:
+        """Read what `to_json` gave."""
+        newest = None if content["newest"] is None else datetime.fromisoformat(content["newest"])
+        return cls(**{**content, "newest": newest, "missing": frozenset(content["missing"])})
 
 
 @dataclass
@@ -57,16 +110,12 @@ class RowFacts:
     extra : tuple of str
         Further columns: segments and business metrics.
     sample_rows : int
+    counts_duplicates : bool
+        False where the rows of one id may be in several parts of the window: who puts these together counts.
 
     Attributes
     ----------
-    rows, misplaced : int
-    newest : datetime or None
-        The latest timestamp.
-    versions : dict
-        Model version -> rows.
-    missing : set of str
-        Columns that every log should have and some file has not.
+    noted : Noted
     duplicates : DuplicateCounter
         Of the ids; a row without one is no duplicate.
     sample : Sample
@@ -79,11 +128,8 @@ class RowFacts:
     numeric_prediction: bool
     extra: tuple[str, ...] = ()
     sample_rows: int = 3000
-    misplaced: int = 0
-    rows: int = 0
-    newest: datetime | None = None
-    versions: dict[str, int] = field(default_factory=dict)
-    missing: set[str] = field(default_factory=set)
+    counts_duplicates: bool = True
+    noted: Noted = Noted()
 
     def __post_init__(self) -> None:
         self.duplicates = DuplicateCounter()
@@ -93,7 +139,7 @@ class RowFacts:
     def wants(self, schema: pa.Schema) -> list[str]:
         """Columns of the log that facts are made of."""
         fixed = ["prediction_id", "model_version", "timestamp", "prediction", "confidence", "latency_ms", "error"]
-        self.missing |= {"prediction_id", "timestamp", "prediction"} - set(schema.names)
+        self.noted += Noted(missing=frozenset({"prediction_id", "timestamp", "prediction"} - set(schema.names)))
         scores = [name for name in schema.names if _is_score(name)]
         return list(dict.fromkeys([*fixed, "ground_truth", *scores, *self.extra]))
 
@@ -105,7 +151,7 @@ class RowFacts:
             moments = facts["timestamp"]
             inside = self._inside(moments)
             outside = rows - int(inside.sum())
-            self.misplaced += moments.null_count if self.filter_rows else outside
+            self.noted += Noted(misplaced=moments.null_count if self.filter_rows else outside)
             mask = flags(inside) if self.filter_rows and outside else None
         batch = pa.RecordBatch.from_pydict(facts) if facts else None
         if batch is not None and mask is not None:
@@ -137,44 +183,34 @@ class RowFacts:
         return inside if absent is None else inside & ~absent
 
     def _note(self, batch: pa.RecordBatch | None, rows: int) -> None:
-        self.rows += rows
         names = batch.schema.names if batch is not None else []
-        moments: Integers = np.arange(self.rows - rows, self.rows)
-        if batch is not None and "timestamp" in names:
-            moments = self._moments_of(batch.column("timestamp"))
-        keys = self._keys(
-            batch.column("prediction_id") if batch is not None and "prediction_id" in names else None, moments
-        )
-        self.sample.begin(keys, moments)
-        if batch is None or not rows:
-            return
-        if "model_version" in names:
+        versions: dict[str, int] = {}
+        if batch is not None and "model_version" in names:
             for entry in batch.column("model_version").value_counts().to_pylist():
                 name = entry["values"] or "unknown"
-                self.versions[name] = self.versions.get(name, 0) + entry["counts"]
-        self._sidecar.add(batch)
+                versions[name] = versions.get(name, 0) + entry["counts"]
+        moments: Integers = np.arange(self.noted.rows, self.noted.rows + rows)
+        newest = None
+        if batch is not None and "timestamp" in names:
+            moments, newest = _moments_of(batch.column("timestamp"))
+        self.noted += Noted(rows, newest=newest, versions=versions)
+        ids = batch.column("prediction_id") if batch is not None and "prediction_id" in names else None
+        keys, absent = self._keys(ids, moments)
+        self.sample.begin(keys, moments)
+        if batch is not None and rows:
+            if ids is not None and FINGERPRINT not in names:
+                batch = batch.append_column(FINGERPRINT, _int64(keys, absent))
+            self._sidecar.add(batch)
 
-    def _moments_of(self, column: pa.Array) -> Integers:
-        """Microseconds since 1970, 0 where there is none; notes the newest."""
-        moments: Integers = buffer_values(column, np.int64)
-        absent = nulls(column)
-        if absent is not None:
-            moments = np.where(absent, 0, moments)
-        real = moments[(moments <= _LAST_MOMENT) & (True if absent is None else ~absent)]
-        if real.size:
-            newest = _EPOCH + int(real.max()) * _MICROSECOND
-            self.newest = max(self.newest or newest, newest)
-        return moments
-
-    def _keys(self, ids: pa.Array | None, moments: Integers) -> Integers:
-        """Hash the ids, or the moments of rows that have none."""
+    def _keys(self, ids: pa.Array | None, moments: Integers) -> tuple[Integers, Flags | None]:
+        """Hash the ids, or the moments of rows that have none; and which these are."""
         absent = np.ones(moments.size, np.bool_) if ids is None else nulls(ids)
         keys = np.zeros(moments.size, np.int64) if ids is None else fingerprint64(ids)
         if absent is not None:
             keys = np.where(absent, fingerprint64(positions(moments)), keys)
-        if ids is not None:
+        if ids is not None and self.counts_duplicates:
             self.duplicates.add(keys if absent is None else keys[~absent])
-        return keys
+        return keys, absent
 
     def _converted(self, name: str, values: pa.Array) -> pa.Array:
         if pa.types.is_dictionary(values.type):
@@ -188,6 +224,21 @@ class RowFacts:
             return values
         converted = as_text(values)
         return pa.nulls(len(values), pa.string()) if converted is None else converted
+
+
+def _moments_of(column: pa.Array) -> tuple[Integers, datetime | None]:
+    """Microseconds since 1970, 0 where there is none; and the newest."""
+    moments: Integers = buffer_values(column, np.int64)
+    absent = nulls(column)
+    if absent is not None:
+        moments = np.where(absent, 0, moments)
+    real = moments[(moments <= _LAST_MOMENT) & (True if absent is None else ~absent)]
+    return moments, _EPOCH + int(real.max()) * _MICROSECOND if real.size else None
+
+
+def _int64(values: Integers, absent: Flags | None) -> pa.Array:
+    validity = None if absent is None else pa.py_buffer(np.packbits(~absent, bitorder="little"))
+    return pa.Array.from_buffers(pa.int64(), values.size, [validity, pa.py_buffer(values)])
 
 
 def _is_score(name: str) -> bool:
@@ -237,6 +288,13 @@ def _read_moment(text: str | None) -> int | None:
     return ((moment if moment.tzinfo else moment.replace(tzinfo=UTC)) - _EPOCH) // _MICROSECOND
 
 
+def sidecar_files(path: Path) -> list[Path]:
+    """Parquet files of a sidecar: itself, or those of a folder, each written by another executor; none without rows."""
+    if path.is_dir():
+        return sorted(path.glob("*.parquet"))
+    return [path] if path.exists() else []
+
+
 class Sidecar:
     """A Parquet file of record batches whose schemas may differ.
 
@@ -278,12 +336,14 @@ class Sidecar:
         """Finish the file; nothing added, no file."""
         self._flush()
         self._end_part()
-        if not self._parts:
-            self._path.unlink(missing_ok=True)
-            return
         if len(self._parts) > 1:
             self._join()
-        self._parts.pop().replace(self._path)
+        if self._path.is_dir():  # several executors wrote the one before
+            shutil.rmtree(self._path)
+        if self._parts:
+            self._parts.pop().replace(self._path)
+        else:
+            self._path.unlink(missing_ok=True)
 
     def discard(self) -> None:
         """Drop what was written."""
@@ -303,8 +363,11 @@ class Sidecar:
             self._parts.append(self._path.with_name(f"{self._name}.{len(self._parts)}.tmp"))
             # every id is another: a dictionary of them would be built in vain
             repeated = [f.name for f in self._schema if is_text(f.type) and f.name not in {"prediction_id", "trace_id"}]
+            # nor can measurements and hashes be squeezed
+            plain = {f.name for f in self._schema if pa.types.is_floating(f.type)} | {FINGERPRINT}
+            compression = {name: "none" if name in plain else "zstd" for name in self._schema.names}
             self._writer = pq.ParquetWriter(
-                self._parts[-1], self._schema, compression="zstd", use_dictionary=repeated, write_statistics=False
+                self._parts[-1], self._schema, compression=compression, use_dictionary=repeated, write_statistics=False
             )
         self._writer.write_table(pa.Table.from_batches([_fitted(batch, self._schema) for batch in batches]))
 

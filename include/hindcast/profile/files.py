@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 
 from hindcast.errors import SourceUnreadable
 from hindcast.profile.bins import Bins
-from hindcast.profile.columns import arrow
+from hindcast.profile.columns import arrow, lists
 from hindcast.profile.profile import Profile
 
 if TYPE_CHECKING:
@@ -43,6 +43,7 @@ _SCHEMA = pa.schema(
         ("new_values", pa.string()),
     ]
 )
+_LISTS = ("edges", "counts", "sums")
 
 
 def export(profile: Profile) -> bytes:
@@ -67,9 +68,9 @@ def _numeric_rows(profile: Profile) -> list[dict[str, Any]]:
                 "column": name,
                 "kind": "numeric",
                 "rows": profile.rows,
-                "edges": bins.edges[i].tolist(),
-                "counts": profile.numeric[i, :n].tolist(),
-                "sums": profile.sums[i, :n].tolist(),
+                "edges": bins.edges[i],
+                "counts": profile.numeric[i, :n],
+                "sums": profile.sums[i, :n],
                 "sum_center": float(bins.center[i]),
                 "sum_unit": float(bins.unit[i]),
                 "null": null,
@@ -95,7 +96,7 @@ def _categorical_rows(profile: Profile) -> list[dict[str, Any]]:
                 "kind": "categorical",
                 "rows": profile.rows,
                 "categories": list(bins.categories[i]),
-                "counts": profile.categorical[i, : len(bins.categories[i])].tolist(),
+                "counts": profile.categorical[i, : len(bins.categories[i])],
                 "null": null,
                 "invalid": invalid,
                 "new": new,
@@ -124,12 +125,15 @@ def load(source: bytes | Path) -> Profile:
         # `read_table` would import pandas
         table = pq.ParquetFile(io.BytesIO(source) if isinstance(source, bytes) else source).read(use_threads=False)
         facts = json.loads(table.schema.metadata[b"hindcast"])
-        rows = table.to_pylist()
+        rows = table.drop_columns(list(_LISTS)).to_pylist()
+        for name in _LISTS:  # as Python's numbers, those of a wide model would take half a gigabyte
+            for row, values in zip(rows, lists(table.column(name)), strict=True):
+                row[name] = values
         numeric = [row for row in rows if row["kind"] == "numeric"]
         categorical = [row for row in rows if row["kind"] == "categorical"]
         bins = Bins(
             tuple(row["column"] for row in numeric),
-            tuple(np.array(row["edges"], np.float64) for row in numeric),
+            tuple(row["edges"].astype(np.float64) for row in numeric),
             tuple(row["column"] for row in categorical),
             tuple(tuple(row["categories"]) for row in categorical),
         )

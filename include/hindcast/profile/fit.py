@@ -9,13 +9,21 @@ import pyarrow as pa
 
 from hindcast.errors import SourceUnreadable
 from hindcast.profile.bins import LATENCY_EDGES, PROBABILITY_EDGES, Bins, fit_categories, fit_edges
-from hindcast.profile.columns import Block, blocks, floats, is_text, source_name, texts, type_name
+from hindcast.profile.columns import arrow, floats, is_text, positions, row_groups, source_name, texts, type_name
+from hindcast.profile.hashing import fingerprint64
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
     import pyarrow.parquet as pq
 
+    Floats = np.ndarray[tuple[int, ...], np.dtype[np.float64]]
+    Integers = np.ndarray[tuple[int, ...], np.dtype[np.int64]]
+
+# Values that are held while bins are fitted, 64 MB: of so many columns at once, and of at least one.
+_VALUES_HELD = 8_000_000
+# Values of a text column that wait to be counted together.
+_VALUES_WAITING = 32_768
 RESERVED = frozenset(
     {
         "prediction_id", "model_name", "model_version", "timestamp", "prediction", "confidence", "score", "latency_ms",
@@ -67,7 +75,7 @@ def fit_bins(
     prefix: str = "feature_",
     enough: int | None = None,
 ) -> Bins:
-    """Bins of every column in `kinds`, fitted to the rows of `files`; one column at a time is held in memory.
+    """Bins of every column in `kinds`, fitted to the rows of `files`, some columns at a time.
 
     Parameters
     ----------
@@ -88,59 +96,135 @@ def fit_bins(
     SourceUnreadable
         A numeric column holds text.
     """
-    groups = _spread_groups(files, enough)
-    numeric: dict[str, np.ndarray[tuple[int, ...], np.dtype[np.float64]]] = {}
-    categorical: dict[str, tuple[str, ...]] = {}
+    numeric: dict[str, Floats] = {}
+    categorical: dict[str, str] = {}
+    fitted: dict[str, str] = {}
     for column, kind in kinds.items():
-        source = source_name(column, prefix)
-        having = [file for file in files if source in file.schema_arrow.names]
         if column == "latency_ms":
             numeric[column] = LATENCY_EDGES
         elif column in {"confidence", "score"} or column.startswith("score_"):
             numeric[column] = PROBABILITY_EDGES
         elif kind == "numeric":
-            edges = fit_edges(_all_values([(f, g) for f, g in groups if f in having], source, column), n_bins)
-            if edges.size:
-                numeric[column] = edges
+            numeric[column] = np.empty(0)  # keeps the order of the columns
+            fitted[column] = source_name(column, prefix)
         else:
-            categorical[column] = fit_categories(_all_counts(having, source))
-    return Bins(tuple(numeric), tuple(numeric.values()), tuple(categorical), tuple(categorical.values()))
+            categorical[column] = source_name(column, prefix)
+    chosen = _spread_groups(files, enough) if fitted else {}
+    rows = sum(sum(groups.values()) for groups in chosen.values())
+    at_once = max(1, _VALUES_HELD // max(rows, 1))
+    names = list(fitted)
+    for start in range(0, len(names), at_once):
+        some = {column: fitted[column] for column in names[start : start + at_once]}
+        for column, values in _all_values(files, chosen, some, rows).items():
+            numeric[column] = fit_edges(values, n_bins)
+    numeric = {column: edges for column, edges in numeric.items() if edges.size}
+    known = {column: fit_categories(counts.most()) for column, counts in _all_counts(files, categorical).items()}
+    return Bins(tuple(numeric), tuple(numeric.values()), tuple(known), tuple(known.values()))
 
 
-def _spread_groups(files: Sequence[pq.ParquetFile], enough: int | None) -> list[tuple[pq.ParquetFile, int]]:
-    """Row groups to fit to: all, or evenly spread ones that hold about `enough` rows."""
-    groups = [(file, g) for file in files for g in range(file.num_row_groups) if file.metadata.row_group(g).num_rows]
-    total = sum(file.metadata.num_rows for file in files)
-    if enough is None or total <= enough:
-        return groups
-    count = max(1, round(len(groups) * enough / total))
-    return [groups[int(i)] for i in np.linspace(0, len(groups) - 1, count).round()]
+def _spread_groups(files: Sequence[pq.ParquetFile], enough: int | None) -> dict[int, dict[int, int]]:
+    """File -> row group -> rows of the row groups to fit to: all, or evenly spread ones of about `enough` rows."""
+    groups: list[tuple[int, int, int]] = []
+    for at, file in enumerate(files):
+        sizes = [file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)]
+        groups += [(at, group, size) for group, size in enumerate(sizes) if size]
+    total = sum(size for _, _, size in groups)
+    if enough is not None and total > enough:
+        count = max(1, round(len(groups) * enough / total))
+        groups = [groups[int(i)] for i in np.linspace(0, len(groups) - 1, count).round()]
+    chosen: dict[int, dict[int, int]] = {}
+    for at, group, size in groups:
+        chosen.setdefault(at, {})[group] = size
+    return chosen
 
 
 def _all_values(
-    groups: Sequence[tuple[pq.ParquetFile, int]], source: str, column: str
-) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:
-    held = np.empty(sum(file.metadata.row_group(group).num_rows for file, group in groups))
-    size = 0
-    for file, group in groups:
-        block = Block(file, group, [source]).column(source)
-        values = floats(block)
-        if values is None and block.null_count < len(block):
-            message = f"reference: {column} is configured as numeric and holds {type_name(block.type)}"
-            raise SourceUnreadable(message)
-        finite = values[np.isfinite(values)] if values is not None else np.empty(0)
-        held[size : size + finite.size] = finite
-        size += finite.size
-    return held[:size]
+    files: Sequence[pq.ParquetFile], chosen: Mapping[int, Mapping[int, int]], sources: Mapping[str, str], rows: int
+) -> dict[str, Floats]:
+    """Finite values of some columns in the chosen row groups."""
+    held = {column: np.empty(rows) for column in sources}
+    sizes = dict.fromkeys(sources, 0)
+    for at, groups in chosen.items():
+        file = files[at]
+        names = set(file.schema_arrow.names)
+        having = {column: source for column, source in sources.items() if source in names}
+        for block in row_groups(file, list(having.values()), groups):
+            for column, source in having.items():
+                finite = _finite(column, block.column(source))
+                held[column][sizes[column] : sizes[column] + finite.size] = finite
+                sizes[column] += finite.size
+    return {column: values[: sizes[column]] for column, values in held.items()}
 
 
-def _all_counts(files: Iterable[pq.ParquetFile], source: str) -> dict[str, int]:
-    counts: dict[str, int] = {}
-    for file in files:
-        for block in blocks(file, source):
-            encoded = texts(block)
-            if encoded is not None:
-                for value, rows in zip(encoded[0].to_pylist(), encoded[1].tolist(), strict=True):
-                    if rows:
-                        counts[value] = counts.get(value, 0) + rows
+def _finite(column: str, values: pa.Array) -> Floats:
+    found = floats(values)
+    if found is None and values.null_count < len(values):
+        message = f"reference: {column} is configured as numeric and holds {type_name(values.type)}"
+        raise SourceUnreadable(message)
+    if found is None:
+        return np.empty(0)
+    finite = np.isfinite(found)
+    return found if finite.all() else found[finite]
+
+
+def _all_counts(files: Iterable[pq.ParquetFile], sources: Mapping[str, str]) -> dict[str, ValueCounts]:
+    counts = {column: ValueCounts() for column in sources}
+    for file in files if sources else ():
+        names = set(file.schema_arrow.names)
+        having = {column: source for column, source in sources.items() if source in names}
+        for block in row_groups(file, list(having.values())):
+            for column, source in having.items():
+                encoded = texts(block.column(source))
+                if encoded is not None:
+                    counts[column].add(*encoded)
     return counts
+
+
+class ValueCounts:
+    """How often each value of a column occurs, in bounded memory.
+
+    Exact while no more than `kept` different values were seen. Beyond, the count of the first one too many is taken
+    from all, and what is left of the others stays: a value's count is too low by at most rows / kept, and a value that
+    occurs more often than that is never lost. Values are told apart by 64 bits of hash.
+    Source: Misra and Gries, Finding repeated elements (1982); merged as in Agarwal et al., Mergeable summaries (2013).
+
+    Examples
+    --------
+    >>> counts = ValueCounts(kept=2)
+    >>> counts.add(pa.array(["a", "b", "a"]), np.array([5, 3, 1]))
+    >>> counts.most() == {"a": 6, "b": 3}
+    True
+    >>> counts.add(pa.array(["c"]), np.array([1]))
+    >>> counts.most() == {"a": 5, "b": 2}
+    True
+    """
+
+    def __init__(self, kept: int = 131_072) -> None:
+        self._kept = kept
+        self._rows = np.empty(0, np.int64)
+        self._names = arrow((), pa.string())
+        self._waiting: list[tuple[pa.Array, Integers]] = []
+        self._size = 0
+
+    def add(self, names: pa.Array, rows: Integers) -> None:
+        """Count values; a value may stand twice among them, or with no rows."""
+        self._waiting.append((names, rows))
+        self._size += rows.size
+        if self._size > _VALUES_WAITING:
+            self._settle()
+
+    def _settle(self) -> None:
+        names = pa.concat_arrays([self._names, *(some for some, _ in self._waiting)])
+        rows = np.concatenate([self._rows, *(counts for _, counts in self._waiting)])
+        self._waiting, self._size = [], 0
+        _, first, at = np.unique(fingerprint64(names), return_index=True, return_inverse=True)
+        counts = np.bincount(at, weights=rows, minlength=first.size).astype(np.int64)
+        if np.count_nonzero(counts) > self._kept:
+            counts -= np.partition(counts, -self._kept - 1)[-self._kept - 1]
+        left = np.flatnonzero(counts > 0)
+        self._rows, self._names = counts[left], names.take(positions(first[left]))
+
+    def most(self) -> dict[str, int]:
+        """Values that are left -> rows."""
+        self._settle()
+        return dict(zip(self._names.to_pylist(), self._rows.tolist(), strict=True))

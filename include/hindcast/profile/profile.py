@@ -162,6 +162,33 @@ class Profile:
         return profile
 
 
+def high_cardinality(fitted: Profile) -> dict[str, float]:
+    """Categorical columns with more values than bins were fitted: what is "new" in them may be as old as the reference.
+
+    Parameters
+    ----------
+    fitted : Profile
+        Of the rows that its bins were fitted to.
+
+    Returns
+    -------
+    dict
+        Column -> share of the rows with text that have no bin of their own, in (0, 1]. Empty when bins hold all values.
+
+    Examples
+    --------
+    >>> from hindcast.profile.bins import Bins
+    >>> profile = Profile.empty(Bins((), (), ("feature_city", "feature_plan"), (("Rome",), ("free", "paid"))))
+    >>> profile.categorical[:] = [[6, 0, 2, 1, 0], [5, 4, 0, 0, 0]]  # known, known, new, null, invalid
+    >>> high_cardinality(profile)
+    {'feature_city': 0.25}
+    """
+    depth = fitted.bins.depth
+    known, new = fitted.categorical[:, :depth].sum(axis=1), fitted.categorical[:, depth + NEW]
+    counts = zip(fitted.bins.categorical, known.tolist(), new.tolist(), strict=True)
+    return {column: rest / (rows + rest) for column, rows, rest in counts if rest}
+
+
 @dataclass(frozen=True)
 class Sparse:
     """The bins of a stored profile that are not empty: what baselines are summed from, at some microseconds an hour.

@@ -6,8 +6,11 @@ value in the edges would cost four times as much. All that numbers need happens 
 
 from __future__ import annotations
 
+import threading
+from collections import deque
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -15,11 +18,14 @@ import pyarrow.compute as pc
 
 from hindcast.profile.columns import (
     Block,
+    Rows,
     arrow,
     buffer_values,
     nulls,
     numbers,
     positions,
+    row_groups,
+    sound,
     source_name,
     texts,
     type_name,
@@ -37,7 +43,8 @@ from hindcast.profile.profile import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from concurrent.futures import ThreadPoolExecutor
 
     import pyarrow.parquet as pq
 
@@ -45,10 +52,14 @@ if TYPE_CHECKING:
 
     Floats = np.ndarray[tuple[int, ...], np.dtype[np.float64]]
     Integers = np.ndarray[tuple[int, ...], np.dtype[np.int64]]
+    Flags = np.ndarray[tuple[int, ...], np.dtype[np.bool_]]
 
 MISSING = "(missing)"
 # Numbers are sorted in pieces that stay in the cache.
 _PIECE = 131_072
+# Small blocks are gathered until they have as many rows as a piece, or this many cells: some 32 MB.
+_PENDING_CELLS = 4_000_000
+_CELLS_WORTH_THREADS = 500_000
 # Adding this many units to a float64 below 2**51 units rounds it to whole units, ties to even, and leaves their number
 # in the low bits of the sum.
 _ANCHOR = 1.5 * 2.0**52
@@ -78,8 +89,39 @@ class Expected:
     allowed: Mapping[str, frozenset[str]] = field(default_factory=dict)
 
 
+class _Layout(NamedTuple):
+    """Which columns of some rows are read for what."""
+
+    wanted: Sequence[str]  # by the sink
+    columns: Mapping[str, str]  # column of the bins -> its name there
+    missing: Sequence[str]  # columns of the bins that are not there
+
+    @property
+    def sources(self) -> list[str]:
+        return list(dict.fromkeys([*self.wanted, *self.columns.values()]))
+
+
+@dataclass
+class _Pending:
+    """Small tables that wait for others with the same columns and types."""
+
+    groups: list[tuple[pa.Schema, _Layout, list[pa.Table]]] = field(default_factory=list)
+    rows: int = 0
+    cells: int = 0
+
+    def add(self, table: pa.Table, layout: _Layout) -> None:
+        self.rows += table.num_rows
+        self.cells += table.num_rows * table.num_columns
+        schema = table.schema
+        for other, same, tables in self.groups:
+            if layout == same and schema.equals(other):
+                tables.append(table)
+                return
+        self.groups.append((schema, layout, [table]))
+
+
 class Scanner:
-    """Profiles Parquet files.
+    """Profiles Parquet files, and rows in memory.
 
     Parameters
     ----------
@@ -89,34 +131,54 @@ class Scanner:
     sink : RowSink, optional
     prefix : str
         What the files call ``feature_<name>``: a training file may leave the prefix out.
+    threads : int
+        How many columns of a large block are read at once; the profile is the same for any number.
 
     Examples
     --------
     >>> import io
     >>> import pyarrow.parquet as pq
     >>> from hindcast.profile.bins import Bins
+    >>> rows = pa.table({"feature_a": [0.5, 1.0, None], "feature_b": ["x", "z", "z"]})
     >>> file = io.BytesIO()
-    >>> pq.write_table(pa.table({"feature_a": [0.5, 1.0, None], "feature_b": ["x", "z", "z"]}), file)
+    >>> pq.write_table(rows, file)
     >>> bins = Bins(("feature_a",), (np.array([0.0, 1.0]),), ("feature_b",), (("x", "y"),))
-    >>> scanner = Scanner(bins)
+    >>> scanner, other = Scanner(bins), Scanner(bins)
     >>> scanner.read(pq.ParquetFile(file))
     >>> scanner.profile.numeric.tolist()
     [[0, 2, 0, 1, 0, 0, 0, 0]]
     >>> scanner.profile.categorical.tolist(), scanner.profile.new_values["feature_b"]["z"][1]
     ([[1, 0, 2, 0, 0]], 2)
+
+    Small files, or batches, cost less when they are read together:
+
+    >>> with other.gathering():
+    ...     for batch in rows.to_batches(max_chunksize=2):
+    ...         other.add(batch)
+    >>> other.profile == scanner.profile
+    True
     """
 
     def __init__(
-        self, bins: Bins, expected: Expected | None = None, sink: RowSink | None = None, *, prefix: str = "feature_"
+        self,
+        bins: Bins,
+        expected: Expected | None = None,
+        sink: RowSink | None = None,
+        *,
+        prefix: str = "feature_",
+        threads: int = 1,
     ) -> None:
         self.bins = bins
         self.expected = expected or Expected()
         self.sink = sink
-        self.prefix = prefix
+        self.threads = threads
         self.profile = Profile.empty(bins)
-        self._scratch = np.empty(_PIECE)
+        self._local = threading.local()
+        self._pool: ThreadPoolExecutor | None = None
+        self._pending: _Pending | None = None
         self._anchors = _ANCHOR * bins.unit
         self._known = [arrow(values, pa.string()) for values in bins.categories]
+        self._sources = {c: source_name(c, prefix) for c in (*bins.numeric, *bins.categorical)}
         self._numeric_at = {name: i for i, name in enumerate(bins.numeric)}
         self._categorical_at = {name: i for i, name in enumerate(bins.categorical)}
 
@@ -130,41 +192,138 @@ class Scanner:
         pyarrow.ArrowException, OSError
             The file cannot be read; what was added of it is in the profile, so the caller starts over without it.
         """
-        names = set(file.schema_arrow.names)
-        wanted = [n for n in (self.sink.wants(file.schema_arrow) if self.sink else []) if n in names]
-        every = (*self.bins.numeric, *self.bins.categorical)
-        columns = {c: source_name(c, self.prefix) for c in every if source_name(c, self.prefix) in names}
-        missing = [column for column in every if column not in columns]
-        sources = list(dict.fromkeys([*wanted, *columns.values()]))
-        for group in range(file.num_row_groups):
-            if file.metadata.row_group(group).num_rows:
-                self._block(Block(file, group, sources), wanted, columns, missing)
+        layout = self._layout(file.schema_arrow)
+        with self.gathering():
+            for block in row_groups(file, layout.sources):
+                self._put(block, layout)
 
-    def _block(self, block: Block, wanted: list[str], columns: dict[str, str], missing: list[str]) -> None:
-        held = {name: block.column(name) for name in wanted}
-        mask = self.sink.keep(held, block.rows) if self.sink else None
+    def add(self, batch: pa.RecordBatch | pa.Table) -> None:
+        """Add rows that are in memory, with columns of any Arrow type.
+
+        Raises
+        ------
+        pyarrow.ArrowException
+            A dictionary has fewer values than its codes say.
+        """
+        layout = self._layout(batch.schema)
+        table = batch if isinstance(batch, pa.Table) else pa.Table.from_batches([batch])
+        sources = set(layout.sources)
+        table = sound(table.select([at for at, name in enumerate(table.schema.names) if name in sources]))
+        with self.gathering():
+            for start in range(0, batch.num_rows, _PIECE):
+                self._put(Rows(table.slice(start, min(_PIECE, batch.num_rows - start))), layout)
+
+    @contextmanager
+    def gathering(self) -> Iterator[None]:
+        """Profile small files and batches that are added inside of it together, which costs less.
+
+        Their rows are in the profile, and were given to the sink, when it ends. After an error inside they are not,
+        so the caller starts over.
+        """
+        if self._pending is not None:
+            yield
+            return
+        self._pending = _Pending()
+        try:
+            yield
+            self._flush(self._pending)
+        finally:
+            self._pending = None
+            if self._pool:
+                self._pool.shutdown(cancel_futures=True)
+                self._pool = None
+
+    def _layout(self, schema: pa.Schema) -> _Layout:
+        names = set(schema.names)
+        wanted = [n for n in (self.sink.wants(schema) if self.sink else []) if n in names]
+        columns = {column: source for column, source in self._sources.items() if source in names}
+        return _Layout(wanted, columns, [column for column in self._sources if column not in columns])
+
+    def _put(self, block: Block, layout: _Layout) -> None:
+        # a table without columns forgets how many rows it has when it is joined with others
+        if self._pending is None or not isinstance(block, Rows) or not block.table.num_columns:
+            self._block(block, layout)
+            return
+        self._pending.add(block.table, layout)
+        if self._pending.rows >= _PIECE or self._pending.cells >= _PENDING_CELLS:
+            pending, self._pending = self._pending, _Pending()
+            self._flush(pending)
+
+    def _flush(self, pending: _Pending) -> None:
+        for _, layout, tables in pending.groups:
+            self._block(Rows(pa.concat_tables(tables)), layout)
+
+    def _block(self, block: Block, layout: _Layout) -> None:
+        held: dict[str, pa.Array] = {}
+        # what takes microseconds is not worth a thread
+        threads = self.threads if block.rows * len(layout.columns) > _CELLS_WORTH_THREADS else 1
+
+        def hold(name: str) -> None:
+            held[name] = block.column(name)
+
+        self._each(hold, layout.wanted, threads)
+        mask = self.sink.keep({name: held[name] for name in layout.wanted}, block.rows) if self.sink else None
         rows = block.rows if mask is None else mask.true_count
         self.profile.rows += rows
-        for column in missing:
+        for column in layout.missing:
             self._note_type(column, MISSING, rows)
-        for column, source in columns.items():
+
+        def count(column: str) -> None:
+            source = layout.columns[column]
             values = held.pop(source) if source in held else block.column(source)
-            if mask is not None:
-                values = values.filter(mask)
-            self._note_type(column, type_name(values.type), rows)
-            if self.sink and column.startswith("feature_"):
-                self.sink.take(column, values)
-            if column in self._numeric_at:
-                self._numeric(self._numeric_at[column], values)
-            else:
-                self._categorical(self._categorical_at[column], values)
+            self._column(column, values if mask is None else values.filter(mask), rows)
+
+        self._each(count, layout.columns, threads)
         if self.sink:
             self.sink.end_block()
+
+    def _each(self, function: Callable[[str], None], names: Iterable[str], threads: int) -> None:
+        """Call a function for every name; each column has rows of its own in the profile, so any order will do."""
+        waiting = deque(names)
+
+        def work() -> None:
+            while waiting:
+                try:
+                    name = waiting.popleft()
+                except IndexError:  # another thread took the last one
+                    return
+                function(name)
+
+        if threads == 1 or len(waiting) < 2:
+            work()
+            return
+        if self._pool is None:
+            from concurrent.futures import ThreadPoolExecutor
+
+            self._pool = ThreadPoolExecutor(self.threads - 1)
+        others = [self._pool.submit(work) for _ in range(threads - 1)]
+        try:
+            work()
+        finally:
+            waiting.clear()
+            for other in others:
+                other.result()
+
+    def _column(self, column: str, values: pa.Array, rows: int) -> None:
+        self._note_type(column, type_name(values.type), rows)
+        if self.sink and column.startswith("feature_"):
+            self.sink.take(column, values)
+        if column in self._numeric_at:
+            self._numeric(self._numeric_at[column], values)
+        else:
+            self._categorical(self._categorical_at[column], values)
 
     def _note_type(self, column: str, name: str, rows: int) -> None:
         if rows:
             found = self.profile.types.setdefault(column, {})
             found[name] = found.get(name, 0) + rows
+
+    def _scratch(self) -> Floats:
+        """Memory for one piece, of this thread: fresh memory would be cleared by the system each time."""
+        if not hasattr(self._local, "scratch"):
+            self._local.scratch = np.empty(_PIECE)
+        scratch: Floats = self._local.scratch
+        return scratch
 
     def _numeric(self, i: int, values: pa.Array) -> None:
         if pa.types.is_dictionary(values.type):
@@ -176,41 +335,66 @@ class Scanner:
             slots[INVALID] += len(values) - values.null_count
             return
         absent = nulls(values)
+        if found.dtype.kind in "iu" and self._counted(i, found, absent):
+            return
         for start in range(0, found.size, _PIECE):
-            piece = self._scratch[: min(_PIECE, found.size - start)]
+            piece = self._scratch()[: min(_PIECE, found.size - start)]
             piece[:] = found[start : start + _PIECE]
             if absent is not None:
-                piece[absent[start : start + _PIECE]] = np.nan
+                piece[np.flatnonzero(absent[start : start + _PIECE])] = np.nan
             piece.sort()  # -inf first, NaN last
-            self._sorted(i, piece)
+            first, last = np.searchsorted(piece, -np.inf, side="right"), np.searchsorted(piece, np.inf, side="left")
+            end = np.searchsorted(piece, np.inf, side="right")
+            slots[NAN:INVALID] += (piece.size - end, first, end - last)
+            self._sorted(i, piece[first:last])
         slots[NAN] -= values.null_count  # nulls were sorted as NaN
 
-    def _sorted(self, i: int, ordered: Floats) -> None:
-        """Count sorted values; `ordered` is overwritten."""
-        bins, profile = self.bins, self.profile
-        first, last = np.searchsorted(ordered, -np.inf, side="right"), np.searchsorted(ordered, np.inf, side="left")
-        end = np.searchsorted(ordered, np.inf, side="right")
-        profile.numeric[i, bins.width + NAN : bins.width + INVALID] += (ordered.size - end, first, end - last)
-        ordered = ordered[first:last]
+    def _counted(self, i: int, found: Any, absent: Flags | None) -> bool:
+        """Count integers of a small range without sorting them; False where the range is large."""
+        if not found.size:
+            return True
+        low, high = int(found.min()), int(found.max())
+        if high - low >= found.size:
+            return False
+        if low >= 0 and high < found.size:
+            low, steps = 0, found.astype(np.int64, copy=False)
+        else:  # whatever the type, differences are right, for int64 wraps around
+            steps = np.subtract(found, found.dtype.type(low), dtype=np.int64, casting="unsafe")
+        rows = np.bincount(steps)
+        if absent is not None:  # counted and taken back: there are few
+            rows -= np.bincount(steps[np.flatnonzero(absent)], minlength=rows.size)
+        filled = np.flatnonzero(rows)
+        self._sorted(i, (filled.astype(found.dtype) + found.dtype.type(low)).astype(np.float64), rows[filled])
+        return True
+
+    def _sorted(self, i: int, ordered: Floats, rows: Integers | None = None) -> None:
+        """Count sorted finite values, `rows` times each or once; `ordered` is overwritten."""
         if not ordered.size:
             return
-        edges = bins.edges[i]
+        bins, profile, edges = self.bins, self.profile, self.bins.edges[i]
         cuts = np.empty(edges.size + 2, np.intp)
         cuts[0], cuts[1:-1], cuts[-1] = 0, np.searchsorted(ordered, edges, side="right"), ordered.size
-        per_bin = cuts[1:] - cuts[:-1]
+        before = None if rows is None else np.append(0, np.cumsum(rows))  # rows before each value
+        per_bin = np.diff(cuts if before is None else before[cuts])
         profile.numeric[i, : edges.size + 1] += per_bin
         # adding 0.0 makes one of the two zeros, so that the order of the blocks cannot show
         profile.low[i] = min(profile.low[i], ordered[0] + 0.0)
         profile.high[i] = max(profile.high[i], ordered[-1] + 0.0)
         minimum, maximum = self.expected.limits.get(bins.numeric[i], (None, None))
         if minimum is not None:
-            profile.outside[i, 0] += np.searchsorted(ordered, minimum, side="left")
+            below = np.searchsorted(ordered, minimum, side="left")
+            profile.outside[i, 0] += below if before is None else before[below]
         if maximum is not None:
-            profile.outside[i, 1] += ordered.size - np.searchsorted(ordered, maximum, side="right")
+            within = np.searchsorted(ordered, maximum, side="right")
+            profile.outside[i, 1] += ordered.size - within if before is None else before[-1] - before[within]
         filled = np.flatnonzero(per_bin)
-        steps = np.add.reduceat(self._anchored(i, ordered), cuts[filled])
+        anchor = self._anchors[i].view(np.int64)
+        steps = self._anchored(i, ordered)
+        if rows is not None:
+            steps = (steps - anchor) * rows
         # int64 wraps around, there and back
-        profile.sums[i, filled] += steps - per_bin[filled] * self._anchors[i].view(np.int64)
+        totals = np.add.reduceat(steps, cuts[filled])
+        profile.sums[i, filled] += totals if rows is not None else totals - per_bin[filled] * anchor
 
     def _anchored(self, i: int, ordered: Floats) -> Integers:
         """Count units from the center, each plus the bits of the anchor; `ordered` is overwritten."""
@@ -241,15 +425,18 @@ class Scanner:
             self._new_values(column, dictionary, rows * (at == known))
         allowed = self.expected.allowed.get(column)
         if allowed is not None:
-            unexpected = [value not in allowed for value in dictionary.to_pylist()]
-            self.profile.outside[len(bins.numeric) + i, 0] += rows[unexpected].sum()
+            expected = pc.is_in(dictionary, value_set=arrow(sorted(allowed), pa.string()))
+            self.profile.outside[len(bins.numeric) + i, 0] += rows[numbers(expected) == 0].sum()
 
     def _new_values(self, column: str, dictionary: pa.Array, rows: Integers) -> None:
         new = np.flatnonzero(rows)
         values = dictionary.take(positions(new))
-        # a dictionary may hold a value twice
-        keys, first, at = np.unique(fingerprint64(values), return_index=True, return_inverse=True)
-        counts = np.bincount(at, weights=rows[new]).astype(np.int64)
-        names = values.take(positions(first[:NEW_VALUES_KEPT])).to_pylist()
-        found = zip(names, keys.tolist(), counts.tolist(), strict=False)
+        keys = fingerprint64(values)
+        # a dictionary may hold a million: only those with the smallest hashes are told by name
+        kept = np.flatnonzero(keys <= np.unique(keys)[:NEW_VALUES_KEPT][-1])
+        # and it may hold a value twice
+        keys, first, at = np.unique(keys[kept], return_index=True, return_inverse=True)
+        counts = np.bincount(at, weights=rows[new[kept]]).astype(np.int64)
+        names = values.take(positions(kept[first])).to_pylist()
+        found = zip(names, keys.tolist(), counts.tolist(), strict=True)
         self.profile.add_new_values(column, {name: (key, count) for name, key, count in found})

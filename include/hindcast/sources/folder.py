@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,8 +12,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from hindcast.errors import SourceMissing, SourceUnreadable, UsageError
-from hindcast.profile.columns import open_parquet
-from hindcast.sources.base import LogObject, Manifest, Source
+from hindcast.profile.columns import ParquetFiles, open_parquet
+from hindcast.sources.base import LogObject, Manifest
 from hindcast.window import hours
 
 if TYPE_CHECKING:
@@ -101,20 +102,14 @@ def flush_time(stem: str) -> datetime | None:
         return None
 
 
-def open_source(uri: str, connection: str | None = None) -> Source:
-    """The source behind a URI.
+def local_path(uri: str, connection: str | None = None) -> str:
+    """Path in a URI of this machine, or as it stands.
 
     Raises
     ------
     UsageError
-        No source reads this scheme.
-    SourceMissing
-        The place does not exist.
+        It is of another scheme.
     """
-    return Folder(_local(uri, connection))
-
-
-def _local(uri: str, connection: str | None = None) -> str:
     scheme = uri.split("://", maxsplit=1)[0] if "://" in uri else "file"
     if scheme != "file":
         message = f"{uri}: sources of scheme {scheme}:// are not built in yet; use a folder (connection: {connection})"
@@ -122,21 +117,30 @@ def _local(uri: str, connection: str | None = None) -> str:
     return uri.removeprefix("file://")
 
 
-def parquet_files(uri: str, dictionaries: Sequence[str] = ()) -> list[pq.ParquetFile]:
-    """A Parquet file, or every one below a folder, sorted by name: a reference.
+def parquet_files(*uris: str, dictionaries: Sequence[str] = ()) -> ParquetFiles:
+    """Parquet files, or every one below folders, sorted by name; each is opened whenever it is asked for.
 
     Raises
     ------
-    UsageError, SourceMissing, SourceUnreadable
-        No source reads this scheme, nothing is there, or it is no Parquet.
+    UsageError, SourceMissing
+        No source reads this scheme, or nothing is there. A file that is no Parquet raises SourceUnreadable when it is
+        asked for.
     """
-    root = Path(_local(uri))
+    return ParquetFiles([partial(_open, path, dictionaries) for uri in uris for path in _parquet_paths(uri)])
+
+
+def _parquet_paths(uri: str) -> list[Path]:
+    root = Path(local_path(uri))
     paths = sorted(filter(_finished, root.rglob("*.parquet"))) if root.is_dir() else [root]
     if not root.exists() or not paths:
         message = f"{root}: no such Parquet file or folder of Parquet files"
         raise SourceMissing(message)
+    return paths
+
+
+def _open(path: Path, dictionaries: Sequence[str]) -> pq.ParquetFile:
     try:
-        return [open_parquet(path, dictionaries) for path in paths]
+        return open_parquet(path, dictionaries)
     except (OSError, pa.ArrowException) as error:
-        message = f"{root}: is no readable Parquet: {error}"
+        message = f"{path}: is no readable Parquet: {error}"
         raise SourceUnreadable(message) from error
