@@ -5,7 +5,6 @@ from __future__ import annotations
 import subprocess
 import sys
 from datetime import UTC, date, datetime, timedelta, timezone
-from decimal import Decimal
 
 import numpy as np
 import pyarrow as pa
@@ -14,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hindcast.errors import UsageError
-from hindcast.performance.labels import class_names, encode_binary, encode_classes, join_labels
+from hindcast.performance.labels import join_labels
 
 NOON = datetime(2013, 4, 16, 12, tzinfo=UTC)
 
@@ -237,81 +236,18 @@ def test_many_rows_join_as_a_dictionary_does():
     assert joined.ground_truth.to_pylist() == [expected.get(name) for name in wanted]
 
 
-def test_join_and_encoding_do_not_import_pandas():
+def test_the_join_does_not_import_pandas():
     """Which `pa.array`, `pa.scalar` and `to_numpy` do, for a quarter of a second in every task."""
     program = """
 import sys
 import numpy as np, pyarrow as pa
 from datetime import datetime
-from hindcast.performance.labels import encode_binary, join_labels
+from hindcast.performance.labels import join_labels
 numbers = pa.Array.from_buffers(pa.int64(), 3, [pa.py_buffer(bytes([5])), pa.py_buffer(np.arange(3).tobytes())])
 columns = {"prediction_id": numbers, "ground_truth": numbers, "label_timestamp": numbers.cast(pa.timestamp("us"))}
 labels = pa.table(columns)
 joined = join_labels(numbers, labels, datetime(2013, 4, 16))
 assert joined.known.tolist() == [True, False, True], joined
-assert encode_binary(joined.ground_truth, 0).unknown == 1
 assert "pandas" not in sys.modules
 """
     subprocess.run([sys.executable, "-c", program], check=True)
-
-
-ONES = [pa.array([1, 0, None]), pa.array([1.0, 0.0, None]), pa.array([True, False, None]), pa.array(["1", "0", None])]
-ONES += [
-    pa.array(["1.0", "0.0", None]),
-    pa.array(["true", "False", None]),
-    pa.array([" 1 ", "0", None], pa.string_view()),
-]
-ONES += [pa.array([1, 0, None], pa.uint8()), pa.array([np.float16(1), np.float16(0), None], pa.float16())]
-ONES += [pa.array(["1", "0", None]).dictionary_encode(), pa.array([Decimal("1.00"), Decimal("0.00"), None])]
-ONES += [pa.array([1.0, 0.0, float("nan")]), pa.chunked_array([[1], [0, None]])]
-
-
-@pytest.mark.parametrize("values", ONES, ids=lambda values: f"{values.type} {values[0]}")
-@pytest.mark.parametrize("positive", [1, 1.0, "1", True, np.int64(1)], ids=repr)
-def test_one_is_one_in_every_type(values, positive):
-    encoded = encode_binary(values, positive)
-    assert encoded.positive.tolist() == [True, False, False]
-    assert encoded.known.tolist() == [True, True, False]
-    assert (encoded.missing, encoded.unknown) == (1, 0)
-    zero = encode_binary(values, 0)
-    assert zero.positive.tolist() == [False, True, False]
-
-
-def test_values_of_neither_class_are_counted_not_guessed():
-    encoded = encode_binary(pa.array(["1", "0", "yes", "0.7", "yes", None]), 1)
-    assert encoded.known.tolist() == [True, True, False, False, False, False]
-    assert (encoded.missing, encoded.unknown, encoded.examples) == (1, 3, ("0.7", "yes"))
-
-
-def test_named_classes():
-    late = encode_binary(pa.array(["late", "on time", None]), "late")
-    assert (late.positive.tolist(), late.known.tolist()) == ([True, False, False], [True, True, False])
-    only = encode_binary(pa.array(["late", "late"]), "late")
-    assert only.positive.all()
-    assert encode_binary(pa.array(["no", "no"]), "late").known.all()
-    several = encode_binary(pa.array(["late", "on time", "cancelled", None]), "late")
-    assert (several.known.any(), several.unknown, several.missing) == (False, 3, 1)
-    told = encode_binary(pa.array(["late", "on time", "cancelled"]), "late", "on time")
-    assert (told.known.tolist(), told.unknown, told.examples) == ([True, True, False], 1, ("cancelled",))
-
-
-@pytest.mark.parametrize("values", [pa.array([]), pa.array([], pa.string()), pa.array([None, None])])
-def test_nothing_to_encode(values):
-    encoded = encode_binary(values, 1)
-    assert (encoded.positive.any(), encoded.known.any(), encoded.missing, encoded.unknown) == (
-        False,
-        False,
-        len(values),
-        0,
-    )
-    assert encoded.positive.size == len(values)
-
-
-def test_classes_of_two_columns_share_their_positions():
-    truth, guess = pa.array([2, 1, 3, None]), pa.array(["1", "1.0", "3", "2"])
-    classes = class_names(truth, guess)
-    assert classes == ["1", "2", "3"]
-    assert encode_classes(truth, classes).codes.tolist() == [1, 0, 2, -1]
-    assert encode_classes(guess, [1, 2, 3]).codes.tolist() == [0, 0, 2, 1]
-    with pytest.raises(UsageError, match="distinct"):
-        encode_classes(truth, [1, "1"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import zlib
 from fractions import Fraction
@@ -14,9 +15,11 @@ from sklearn import metrics as sk
 
 from hindcast.errors import HindcastError, UsageError
 from hindcast.metrics import METRICS
+from hindcast.performance.counted import EXACT_ROWS
 from hindcast.performance.intervals import quantile_score, wilson_interval
 from hindcast.performance.outcomes import EDGES, Outcomes, exact_sum
-from hindcast.performance.scores import Score, binary_scores, multiclass_scores, regression_scores, service_scores
+from hindcast.performance.scores import Score, binary_scores, multiclass_scores, regression_scores
+from hindcast.performance.service import Service, service_scores
 
 CLOSE = {"rel": 1e-12, "abs": 1e-12}
 
@@ -460,7 +463,8 @@ def test_merged_binary_outcomes_score_as_the_rows_do(case):
     y, guess, p = binary_case(case)
     exact = binary_scores(y, guess, p)
     parts = [Outcomes.binary(y[i::3], guess[i::3], p[i::3]) for i in range(3)]
-    merged = sum(parts, Outcomes("binary")).scores()
+    assert sum(parts, Outcomes("binary")).scores()["roc_auc"] == exact["roc_auc"]
+    merged = sum(parts, Outcomes("binary")).unranked().scores()
     for name in set(exact) - RANKED:
         assert alike(merged[name], exact[name]), name
     for name in RANKED:
@@ -471,8 +475,14 @@ def test_merged_binary_outcomes_score_as_the_rows_do(case):
 
 def test_merged_multiclass_and_regression_outcomes_score_as_the_rows_do():
     y, guess, p = multiclass_case("three classes")
-    exact, merged = multiclass_scores(y, guess, p), Outcomes.multiclass(y, guess, p).scores()
-    assert merged.pop("roc_auc").reason == "not kept when hours are added"
+    exact, outcomes = multiclass_scores(y, guess, p), Outcomes.multiclass(y, guess, p)
+    merged = outcomes.scores()
+    area = merged.pop("roc_auc")
+    assert area.value == pytest.approx(exact["roc_auc"].value, abs=2e-4)
+    assert area.lower <= exact["roc_auc"].lower + 1e-4
+    assert area.upper >= exact["roc_auc"].upper - 1e-4
+    stored = Outcomes.from_bytes(outcomes.unranked().to_bytes())
+    assert (stored + outcomes).scores()["roc_auc"].reason == "not kept when hours are added"
     for name, score in merged.items():
         assert alike(score, exact[name]), name
     rng = np.random.default_rng(9)
@@ -489,13 +499,15 @@ def test_auc_of_bins_is_close_to_the_exact_one(n, error):
         rng = np.random.default_rng(seed)
         for p, y in ((rng.random(n), rng.random(n) < 0.5), (q := rng.random(n), rng.random(n) < q)):
             exact = binary_scores(y, y, p)["roc_auc"].value
-            assert Outcomes.binary(y, y, p).scores()["roc_auc"].value == pytest.approx(exact, abs=error)
+            ranked, stored = Outcomes.binary(y, y, p), Outcomes.binary(y, y, p).unranked()
+            assert stored.scores()["roc_auc"].value == pytest.approx(exact, abs=error)
+            assert ranked.scores()["roc_auc"].value == pytest.approx(exact, abs=0 if n <= EXACT_ROWS else 1e-6)
 
 
 def test_interval_of_a_binned_auc_holds_the_exact_one_even_when_one_bin_holds_all_scores():
     p = np.linspace(0.50001, 0.50002, 100)
     y = np.arange(100) >= 50
-    exact, merged = binary_scores(y, y, p), Outcomes.binary(y, y, p).scores()
+    exact, merged = binary_scores(y, y, p), Outcomes.binary(y, y, p).unranked().scores()
     assert (exact["roc_auc"].value, merged["roc_auc"].value) == (1.0, 0.5)
     assert merged["roc_auc"].upper == 1.0
     assert merged["average_precision"].upper == pytest.approx(1.0)
@@ -505,7 +517,7 @@ def test_stored_outcomes_are_small():
     assert max(len(Outcomes(task).to_bytes()) for task in ROWS) < 50
     rng = np.random.default_rng(0)
     p = rng.random(1_000)
-    assert len(Outcomes.binary(p > 0.4, p > 0.5, p).to_bytes()) < 1_200
+    assert len(Outcomes.binary(p > 0.4, p > 0.5, p).unranked().to_bytes()) < 1_200
 
 
 def test_outcomes_of_different_tasks_do_not_add_up():
@@ -530,3 +542,39 @@ def test_adding_many_hours_equals_one_pass():
     y = rng.random(p.size) < p
     hours = [Outcomes.binary(y[i : i + 500], p[i : i + 500] > 0.5, p[i : i + 500]) for i in range(0, p.size, 500)]
     assert sum(hours[::-1], Outcomes("binary")) == Outcomes.binary(y, p > 0.5, p)
+
+
+def service_of(rows):
+    return Service.of([ms for ms, _ in rows], [failed for _, failed in rows])
+
+
+SERVED = st.tuples(st.floats(0, 1e4) | st.just(float("nan")) | st.sampled_from([1.0, 2.0, -1.0]), st.booleans())
+
+
+@given(rows=st.lists(SERVED, max_size=30), data=st.data())
+def test_service_of_any_order_and_any_split_is_the_same(rows, data):
+    shuffled = data.draw(st.permutations(rows))
+    cuts = sorted(data.draw(st.lists(st.integers(0, len(rows)), max_size=4)))
+    parts = [service_of(shuffled[a:b]) for a, b in zip([0, *cuts], [*cuts, len(rows)], strict=True)]
+    total = sum(parts, Service())
+    assert total == service_of(rows)
+    assert Service.from_json(json.loads(json.dumps(total.to_json()))) == total
+    finite = [ms for ms, _ in rows if math.isfinite(ms)]
+    if finite:
+        assert total.scores()["latency_p95_ms"].value == np.quantile(finite, 0.95)
+
+
+@pytest.mark.parametrize("rows", [EXACT_ROWS, EXACT_ROWS + 1, 200_000])
+def test_latencies_beyond_the_exact_ones_fall_into_narrow_buckets_in_any_split(rows):
+    rng = np.random.default_rng(rows)
+    latency = rng.lognormal(2.5, 0.8, rows)
+    failed = np.zeros(rows, bool)
+    whole = Service.of(latency, failed)
+    order = rng.permutation(rows)
+    assert sum((Service.of(latency[part], failed[part]) for part in np.array_split(order, 7)), Service()) == whole
+    for q, name in ((0.5, "latency_p50_ms"), (0.95, "latency_p95_ms"), (0.99, "latency_p99_ms")):
+        exact = np.quantile(latency, q)
+        found = whole.scores()[name]
+        assert found.value == exact if rows <= EXACT_ROWS else found.value == pytest.approx(exact, rel=2**-13)
+        assert found.lower < exact < found.upper
+        assert found.n == rows

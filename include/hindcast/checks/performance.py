@@ -3,22 +3,17 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from itertools import groupby
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from hindcast.checks.evaluation import (
-    as_floats,
-    evaluate,
-    read_facts,
-    segment_score,
-    sums_from_bytes,
-)
+from hindcast.checks.evaluation import evaluate, segment_score, sums_from_bytes
 from hindcast.checks.run import Result, Run, settle
 from hindcast.performance.degradation import LEAST_ROWS, SCALES, Pair, Verdict, change_percent, judge
 from hindcast.performance.intervals import Score
 from hindcast.performance.outcomes import Outcomes
-from hindcast.performance.scores import service_scores
 from hindcast.results import tables
 from hindcast.spread import REMEMBERED, Memory, overlapping
 from hindcast.window import HOUR, Window
@@ -27,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
     from datetime import datetime
 
-    import pyarrow as pa
+    from hindcast.checks.evaluation import Evaluation
 
     Name = tuple[str, str]
 
@@ -54,20 +49,30 @@ def check(run: Run) -> Result:
     writes: list[tuple[str, dict[str, Any], list[dict[str, Any]]]] = []
     degraded: set[str] = set()
     facts: dict[str, Any] = {}
-    for window, age, moment in evaluations(run):
-        for earlier in _unjudged(run, window, age, moment):
-            writes += _Part(
-                run, earlier, age, earlier.end + settle(run.model) + timedelta(hours=age), silent=True
-            ).writes()
-        part = _Part(run, window, age, moment)
-        if part.facts is None and window != run.window:
-            continue
-        writes += part.writes()
-        degraded |= {f"{f['segment']} {f['metric']}" for f in part.findings}
-        if part.evaluation and window == run.window:
-            facts[f"label_coverage_{age}h"] = round(part.evaluation.coverage, 4)
+    for window, aged in groupby(evaluations(run), key=itemgetter(0)):
+        ages = list(aged)
+        found: Sequence[Evaluation | None] = evaluate(run, window, [moment for _, _, moment in ages]) or [None] * len(
+            ages
+        )
+        for (_, age, moment), evaluation in zip(ages, found, strict=True):
+            for earlier in _unjudged(run, window, age, moment):
+                writes += _silent(run, earlier, age).writes()
+            if evaluation is None and window != run.window:
+                continue
+            judged = _Judged(run, window, age, moment, evaluation)
+            writes += judged.writes()
+            degraded |= {f"{f['segment']} {f['metric']}" for f in judged.findings}
+            if evaluation and window == run.window:
+                facts[f"label_coverage_{age}h"] = round(evaluation.coverage, 4)
     facts["degraded"] = sorted(degraded)
     return Result("performance", "ok", "" if pulled["rows"] else "no rows", writes, facts)
+
+
+def _silent(run: Run, window: Window, age: int) -> _Judged:
+    """Judge an earlier window at an age, to learn from it only."""
+    moment = window.end + settle(run.model) + timedelta(hours=age)
+    found = evaluate(run, window, [moment])
+    return _Judged(run, window, age, moment, found[0] if found else None, silent=True)
 
 
 def evaluations(run: Run) -> list[tuple[Window, int, datetime]]:
@@ -105,16 +110,24 @@ def _unjudged(run: Run, window: Window, age: int, moment: datetime) -> list[Wind
     return [Window(start) for start in missing]
 
 
-class _Part:
+class _Judged:
     """One window at one label age: rows, findings, memory; `silent` raises nothing and only learns."""
 
-    def __init__(self, run: Run, window: Window, age: int, moment: datetime, *, silent: bool = False) -> None:
+    def __init__(
+        self,
+        run: Run,
+        window: Window,
+        age: int,
+        moment: datetime,
+        evaluation: Evaluation | None,
+        *,
+        silent: bool = False,
+    ) -> None:
         self.silent = silent
         self.run, self.window, self.age, self.moment = run, window, age, moment
         self.key = {"model_name": run.model.model, "window_start": window.start}
-        self.facts = read_facts(run, window)
-        self.evaluation = evaluate(run, window, self.facts, moment) if self.facts is not None else None
-        self.service = _service(self.facts) if self.facts is not None and age == 0 else {}
+        self.evaluation = evaluation
+        self.service = evaluation.service.scores() if evaluation and age == 0 else {}
         self.mature = bool(
             self.evaluation
             and self.evaluation.outcomes.n
@@ -124,7 +137,7 @@ class _Part:
         self.verdicts: dict[tuple[str, str, int], Verdict] = {}
         self.findings: list[dict[str, Any]] = []
         self.memory: Memory | None = None
-        if self.evaluation and self.facts is not None:
+        if self.evaluation:
             self._judge()
 
     def writes(self) -> list[tuple[str, dict[str, Any], list[dict[str, Any]]]]:
@@ -307,15 +320,14 @@ class _Part:
 
     def _rows(self) -> list[dict[str, Any]]:
         evaluation = self.evaluation
-        if evaluation is None or self.facts is None:
+        if evaluation is None:
             return []
         run, task = self.run, self.run.model.task
-        versions = _versions(self.facts)
-        overall = versions[0] if len(versions) == 1 else "*"
+        overall = evaluation.versions[0] if len(evaluation.versions) == 1 else "*"
         rows = []
         if self.age == 0:
             rows += [self._row(overall, "*", metric, self.service[metric], None) for metric in SERVICE]
-        unlabelled = run.labels is None and "ground_truth" not in self.facts.column_names
+        unlabelled = run.labels is None and "ground_truth" not in evaluation.columns
         if unlabelled and self.age:
             return rows
         wanted = run.model.performance.metrics or BY_TASK[task]
@@ -388,20 +400,3 @@ def _enough_of_each(scores: dict[str, Score], metric: str) -> Score:
     if fewest >= LEAST_ROWS:
         return score
     return Score(None, None, None, score.n, f"{fewest} rows of the rarer class; {LEAST_ROWS} are needed to judge")
-
-
-def _versions(facts: pa.Table) -> list[str]:
-    if "model_version" not in facts.column_names:
-        return ["unknown"]
-    return sorted(name or "unknown" for name in facts.column("model_version").unique().to_pylist())
-
-
-def _service(facts: pa.Table) -> dict[str, Score]:
-    n = facts.num_rows
-    failed = np.zeros(n, bool)
-    if "error" in facts.column_names:
-        failed = np.asarray(facts.column("error").combine_chunks().is_valid())
-    latency = (
-        as_floats(facts.column("latency_ms").combine_chunks()) if "latency_ms" in facts.column_names else np.empty(0)
-    )
-    return service_scores(latency, failed)

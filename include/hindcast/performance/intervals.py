@@ -99,18 +99,31 @@ def mean_score(n: int, mean: float, mean_square: float, *, high: float = math.in
     return Score(mean, max(0.0, mean - half), min(high, mean + half), n, reason)
 
 
-def quantile_score(ordered: npt.NDArray[np.float64], q: float) -> Score:
+def quantile_score(values: npt.NDArray[np.float64], q: float, until: npt.NDArray[np.int64] | None = None) -> Score:
     """Quantile (linear, as numpy's) of ascending values, its interval between two order statistics.
 
-    See `hindcast.performance.scores.service_scores` for the source and for when a bound is null.
+    Parameters
+    ----------
+    values : float64 array of shape (n,)
+    q : float in (0, 1)
+    until : int64 array of shape (n,), optional
+        Rows up to and including each value; by default every value is one row.
+
+    See `hindcast.performance.service.service_scores` for the source and for when a bound is null.
     """
-    n = ordered.size
+    n = values.size if until is None else int(until[-1]) if until.size else 0
     if n == 0:
         return Score(None, None, None, 0, "no latency logged")
+
+    def at(rank: int) -> float:
+        return float(values[rank if until is None else np.searchsorted(until, rank, side="right")])
+
     first, last = _binomial_quantile(0.025, n, q), _binomial_quantile(0.975, n, q) + 1
-    lower = float(ordered[first - 1]) if first >= 1 else None
-    upper = float(ordered[last - 1]) if last <= n else None
-    return Score(float(np.quantile(ordered, q)), lower, upper, n)
+    lower = at(first - 1) if first >= 1 else None
+    upper = at(last - 1) if last <= n else None
+    below = int((n - 1) * q)
+    value = float(np.quantile([at(below), at(min(below + 1, n - 1))], (n - 1) * q - below))
+    return Score(value, lower, upper, n)
 
 
 def _binomial_quantile(level: float, n: int, q: float) -> int:

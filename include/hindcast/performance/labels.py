@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass
 from datetime import UTC
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from hindcast.errors import UsageError
+from hindcast.profile.hashing import fingerprint64
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable
     from datetime import datetime
 
     import numpy.typing as npt
@@ -23,10 +25,139 @@ if TYPE_CHECKING:
     Floats = npt.NDArray[np.float64]
     Ints = npt.NDArray[np.int64]
 
+_NO_ROWS = np.empty(0, np.int64)
 TICKS_PER_SECOND = {"s": 1, "ms": 1_000, "us": 1_000_000, "ns": 1_000_000_000}
 
 WHOLE_NUMBER = re.compile(r"[+-]?\d+(\.0*)?")
-EXAMPLES = 3
+
+
+class Labels:
+    """Every label of some ids, sorted: 28 MB a million however long the ids are, and 8 for each moment asked for.
+
+    Sorting takes another 40 MB for a while.
+
+    Ids are known by their 64-bit fingerprint: two of n ids share one with a probability of n² / 2⁶⁵.
+
+    Parameters
+    ----------
+    keys : int64 array of shape (n,)
+        Fingerprint of the id of each label.
+    ticks : int64 array of shape (n,)
+        When the label became known, in any unit.
+    truth : pyarrow.Array of length n
+        Plain or dictionary, without nulls.
+
+    Attributes
+    ----------
+    keys : int64 array of shape (n_ids,)
+        Distinct, ascending.
+    ticks, truth
+        By id, then time, then value (by Arrow's order: numbers, text, false before true).
+
+    Examples
+    --------
+    >>> labels = Labels(np.array([7, 5, 7]), np.array([0, 0, 9]), pa.array(["no", "yes", "yes"]))
+    >>> at = labels.find(np.array([5, 6, 7]))
+    >>> [labels.known(tick)[at].tolist() for tick in (-1, 0, 9)]
+    [[-1, -1, -1], [0, -1, 1], [0, -1, 2]]
+    """
+
+    def __init__(self, keys: Ints, ticks: Ints, truth: pa.Array) -> None:
+        order = np.argsort(keys)
+        keys = keys[order]
+        fresh = np.append(True, keys[1:] != keys[:-1])[: keys.size]
+        if not fresh.all():
+            alike = np.flatnonzero(~fresh | np.append(~fresh[1:], False))
+            of = order[alike]
+            order[alike] = of[np.lexsort((_ranks(truth.take(_positions(of))), ticks[of], keys[alike]))]
+        self.ticks, self.truth = ticks[order], truth.take(_positions(order))
+        self._starts = np.append(np.flatnonzero(fresh), keys.size)
+        self.keys = keys[self._starts[:-1]]
+        self._known: dict[int, Ints] = {}
+
+    def find(self, keys: Ints) -> Ints:
+        """Position of each id among those with labels; of others ``-1``."""
+        return positions_among(self.keys, keys)
+
+    def known(self, tick: int) -> Ints:
+        """Row of each id's latest label as of a tick, of equal times that with the largest value; ``-1`` if none yet.
+
+        One entry more, the last, is ``-1`` too: what `find` gives for an id without labels leads there.
+        """
+        if tick not in self._known:
+            rows: Ints | Bools = self.ticks <= tick
+            if self.keys.size < self.ticks.size:  # of each id the first so many
+                until = np.append(0, np.cumsum(rows))
+                rows = until[self._starts[1:]] - until[self._starts[:-1]]
+            self._known[tick] = np.append(np.where(rows > 0, self._starts[:-1] + rows - 1, -1), -1)
+        return self._known[tick]
+
+
+def positions_among(ascending: Ints, keys: Ints) -> Ints:
+    """Position of each key, (n,), in ascending ones, (m,); -1 where it is not among them."""
+    order = np.argsort(keys)  # searching in order stays in the cache
+    wanted = keys[order]
+    at = np.searchsorted(ascending, wanted)
+    at[at == ascending.size] = -1
+    found = np.empty(keys.size, np.int64)
+    found[order] = np.where(ascending[at] == wanted, at, -1) if ascending.size else -1
+    return found
+
+
+class LabelRows(NamedTuple):
+    """Usable labels of one file: fingerprint of the id, microseconds since 1970, and the label, each of shape (n,)."""
+
+    keys: Ints
+    ticks: Ints
+    truth: pa.Array
+
+
+def label_rows(labels: pa.Table, *, numeric: bool) -> LabelRows:
+    """Make labels small: without ids, and without those that lack id, label or time.
+
+    Parameters
+    ----------
+    labels : pyarrow.Table
+        As for `join_labels`.
+    numeric : bool
+        Labels are float64, text that is no number is none; otherwise they are a dictionary.
+
+    Raises
+    ------
+    UsageError
+        A column is missing, or its type is neither time nor id.
+    """
+    ids, truth, ticks, per_second, dated = _columns(labels)
+    if numeric:
+        truth = pa.Array.from_buffers(pa.float64(), len(truth), [None, pa.py_buffer(as_floats(truth))])
+    rows = np.flatnonzero(_usable(ids, truth) & dated)
+    every = rows.size == len(truth)
+    if not every:
+        ids, truth, ticks = ids.take(_positions(rows)), truth.take(_positions(rows)), ticks[rows]
+    if not numeric:
+        truth = (truth.cast(pa.float32()) if pa.types.is_float16(truth.type) else truth).dictionary_encode()
+    # nanoseconds up to the next: a label that is one later than a moment is not known then
+    micros = ticks * (1_000_000 // per_second) if per_second <= 1_000_000 else -(-ticks // 1000)
+    return LabelRows(fingerprint64(ids), micros, truth)
+
+
+def gathered(parts: Iterable[LabelRows]) -> Labels:
+    """Labels of several files; where one has 1 and another "1", all are text."""
+    parts = [part for part in parts if part.keys.size] or [LabelRows(_NO_ROWS, _NO_ROWS, pa.nulls(0))]
+    truths = [part.truth for part in parts]
+    kinds = {truth.dictionary.type for truth in truths if pa.types.is_dictionary(truth.type)}
+    if len(kinds) > 1:
+        truths = [pa.DictionaryArray.from_arrays(t.indices, t.dictionary.cast(pa.string())) for t in truths]
+    truth = pa.concat_arrays(pa.chunked_array(truths).unify_dictionaries().chunks) if len(truths) > 1 else truths[0]
+    keys, ticks = (np.concatenate([part[k] for part in parts]) for k in (0, 1))
+    return Labels(keys, ticks, truth)
+
+
+def _ranks(truth: pa.Array) -> Ints:
+    if pa.types.is_dictionary(truth.type):
+        ranks: Ints = _ranks(truth.dictionary)[_view(truth.indices, np.int32)]
+        return ranks
+    return cast("Ints", _view(pc.rank(truth, tiebreaker="dense"), np.uint64).astype(np.int64))
 
 
 @dataclass(frozen=True)
@@ -104,53 +235,69 @@ def join_labels(
     >>> join_labels(pa.array(["a", "b"]), labels, datetime(2013, 4, 16, 16)).ground_truth.to_pylist()
     [0, None]
     """
+    ids, truth, ticks, per_second, dated = _columns(labels)
+    wanted = _texts(prediction_ids, "prediction ids")
+    real = _usable(ids, truth)
+    last = _floor_ticks(as_of, per_second)
+    rows = np.flatnonzero(real & dated & (ticks <= last))
+    known_labels = Labels(fingerprint64(ids.take(_positions(rows))), ticks[rows], truth.take(_positions(rows)))
+    at = np.where(_mask(pc.is_valid(wanted)), known_labels.find(fingerprint64(wanted)), -1)
+    row = known_labels.known(last)[at]
+    known = row >= 0
+    return Joined(
+        ground_truth=known_labels.truth.take(_positions(np.maximum(row, 0), known)),
+        known=known,
+        coverage=float(known.mean()) if known.size else None,
+        orphans=known_labels.keys.size - np.unique(at[known]).size,
+        superseded=rows.size - known_labels.keys.size,
+        undated=int((real & ~dated).sum()),
+        delay_hours=None
+        if prediction_times is None
+        else _delays(prediction_times, known, row, known_labels.ticks, per_second),
+    )
+
+
+def _columns(labels: pa.Table) -> tuple[pa.Array, pa.Array, Ints, int, Bools]:
+    """Ids, labels, their times, how many ticks of these make a second, and which are known."""
     absent = {"prediction_id", "ground_truth", "label_timestamp"} - set(labels.column_names)
     if absent:
         message = f"labels lack {', '.join(sorted(absent))}; they have {', '.join(labels.column_names)}"
         raise UsageError(message)
-    truth = _plain(labels["ground_truth"])
     ticks, dated, per_second = _ticks(labels["label_timestamp"], "label_timestamp")
     ids = _texts(labels["prediction_id"], "prediction_id")
-    real = _mask(pc.is_valid(ids)) & ~_mask(pc.is_null(truth, nan_is_null=True))
-    rows = np.flatnonzero(real & dated & (ticks <= _floor_ticks(as_of, per_second)))
-    codes, wanted = _codes(ids.take(_positions(rows)), _texts(prediction_ids, "prediction ids"))
-    winner = _latest(codes, ticks[rows], truth, rows)
-    # A prediction's id that no label has comes after all of the labels' ids.
-    known = (wanted >= 0) & (wanted < winner.size)
-    row = np.zeros(known.size, np.int64)
-    row[known] = winner[wanted[known]]
-    matched = np.zeros(winner.size, np.bool_)
-    matched[wanted[known]] = True
-    return Joined(
-        ground_truth=truth.take(_positions(row, known)),
-        known=known,
-        coverage=float(known.mean()) if known.size else None,
-        orphans=int((~matched).sum()),
-        superseded=rows.size - winner.size,
-        undated=int((real & ~dated).sum()),
-        delay_hours=None if prediction_times is None else _delays(prediction_times, known, row, ticks, per_second),
-    )
+    return ids, _plain(labels["ground_truth"]), ticks, per_second, dated
 
 
-def _codes(label_ids: pa.Array, prediction_ids: pa.Array) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int32]]:
-    """Give the ids of both sides numbers by appearance, labels first, -1 for null; one hash table serves both."""
-    numbers = pa.concat_arrays([label_ids, prediction_ids]).dictionary_encode().indices
-    codes = _view(numbers, np.int32, null=-1)
-    return codes[: len(label_ids)], codes[len(label_ids) :]
+def _usable(ids: pa.Array, truth: pa.Array) -> Bools:
+    return _mask(pc.is_valid(ids)) & ~_mask(pc.is_null(truth, nan_is_null=True))
 
 
-def _latest(codes: npt.NDArray[np.int32], ticks: Ints, truth: pa.Array, rows: Ints) -> Ints:
-    """Row of each id's latest label; of equal times, that with the largest value."""
-    count = np.bincount(codes)
-    winner = np.empty(count.size, np.int64)
-    winner[codes] = rows
-    repeated = np.flatnonzero((count > 1)[codes])
-    if repeated.size:
-        value = _view(pc.rank(truth.take(_positions(rows[repeated])), tiebreaker="dense"), np.uint64)
-        order = repeated[np.lexsort((value, ticks[repeated], codes[repeated]))]
-        last = np.flatnonzero(np.diff(codes[order], append=-1))
-        winner[codes[order[last]]] = rows[order[last]]
-    return winner
+def as_floats(values: pa.Array) -> Floats:
+    """Numbers as float64; NaN where there is none.
+
+    Examples
+    --------
+    >>> as_floats(pa.array(["1.5", "x", None])).tolist(), as_floats(pa.array([True, None])).tolist()
+    ([1.5, nan, nan], [1.0, nan])
+    """
+    try:
+        numbers = values.cast(pa.float64(), safe=False)
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
+        return np.array([_number(value) for value in values.to_pylist()], np.float64)
+    floats = _view(numbers, np.float64)
+    return np.where(_mask(pc.is_valid(numbers)), floats, np.nan) if numbers.null_count else floats
+
+
+def _number(value: object) -> float:
+    try:
+        return float(str(value))
+    except ValueError:
+        return math.nan
+
+
+def microseconds(moment: datetime) -> int:
+    """Whole microseconds from 1970 to a moment; without a zone it is UTC."""
+    return _floor_ticks(moment, 1_000_000)
 
 
 def _delays(times: pa.Array, known: Bools, row: Ints, ticks: Ints, per_second: int) -> Floats:
@@ -227,31 +374,6 @@ def _mask(values: pa.Array) -> Bools:
     return cast("Bools", _view(values.cast(pa.uint8()), np.uint8).astype(np.bool_))
 
 
-@dataclass(frozen=True)
-class Encoded:
-    """Values as positions in a list of classes.
-
-    Parameters
-    ----------
-    codes : int64 array of shape (n,)
-        Position of the class; -1 for a null and for a value that is none of the classes.
-    missing : int
-        Nulls and NaN.
-    unknown : int
-        Values that are none of the classes; `examples` names a few of them.
-    """
-
-    codes: Ints
-    missing: int
-    unknown: int
-    examples: tuple[str, ...]
-
-    @property
-    def known(self) -> Bools:
-        """Rows whose class is one of the classes."""
-        return self.codes >= 0
-
-
 def class_name(value: object) -> str | None:
     """Canonical text of a class: "1", 1, 1.0, "1.0", True and "true" are one class; None for a null or NaN.
 
@@ -266,117 +388,3 @@ def class_name(value: object) -> str | None:
     if text.lower() in {"true", "false"}:
         return "1" if text.lower() == "true" else "0"
     return str(int(text.partition(".")[0])) if WHOLE_NUMBER.fullmatch(text) else text
-
-
-def class_names(*columns: pa.Array | pa.ChunkedArray) -> list[str]:
-    """Distinct classes of these columns, as canonical text, sorted.
-
-    Examples
-    --------
-    >>> class_names(pa.array([2, 1, None]), pa.array(["1", "3"]))
-    ['1', '2', '3']
-    """
-    names = {class_name(value) for column in columns for value in _distinct(column)[1].to_pylist()}
-    return sorted(name for name in names if name is not None)
-
-
-def encode_classes(values: pa.Array | pa.ChunkedArray, classes: Sequence[object]) -> Encoded:
-    """Give the position of each value in `classes`, whatever type it was logged as.
-
-    Parameters
-    ----------
-    values : pyarrow.Array or ChunkedArray of length n
-        Booleans, numbers or strings; plain or dictionary.
-    classes : sequence
-        Distinct after `class_name`.
-
-    Raises
-    ------
-    UsageError
-        Two classes are the same, or one is null.
-
-    Examples
-    --------
-    >>> encode_classes(pa.array(["b", "a", "?", None]), ["a", "b"])
-    Encoded(codes=array([ 1,  0, -1, -1]), missing=1, unknown=1, examples=('?',))
-    """
-    names = [class_name(value) for value in classes]
-    if len(set(names)) < len(names) or None in names:
-        message = f"classes are distinct and not null; got {list(classes)}"
-        raise UsageError(message)
-    position = {name: i for i, name in enumerate(names)}
-    indices, distinct = _distinct(values)
-    found = [class_name(value) for value in distinct.to_pylist()]
-    # One slot more, the last, which a null's index of -1 finds.
-    lookup = np.array([*(position.get(name, -1) for name in found), -1], np.int64)
-    is_missing = np.array([*(name is None for name in found), True], np.bool_)
-    codes = lookup[indices]
-    missing = int(is_missing[indices].sum())
-    strange = sorted({name for name in found if name is not None and name not in position})
-    return Encoded(codes, missing, int((codes < 0).sum()) - missing, tuple(strange[:EXAMPLES]))
-
-
-def _distinct(values: pa.Array | pa.ChunkedArray) -> tuple[npt.NDArray[np.int32], pa.Array]:
-    """Position of each value in the distinct values, -1 for nulls."""
-    plain = _plain(values)
-    if pa.types.is_float16(plain.type):
-        plain = plain.cast(pa.float32())
-    encoded = plain.dictionary_encode()
-    return _view(encoded.indices, np.int32, null=-1), encoded.dictionary
-
-
-@dataclass(frozen=True)
-class Binary:
-    """Values of a binary column.
-
-    Parameters
-    ----------
-    positive : bool array of shape (n,)
-        False also where not known.
-    known : bool array of shape (n,)
-        The value is the positive or the negative class.
-    missing : int
-        Nulls and NaN.
-    unknown : int
-        Values that are neither class, of which `examples` names a few. They are never guessed.
-    """
-
-    positive: Bools
-    known: Bools
-    missing: int
-    unknown: int
-    examples: tuple[str, ...]
-
-
-def encode_binary(
-    values: pa.Array | pa.ChunkedArray, positive_class: object, negative_class: object | None = None
-) -> Binary:
-    """Tell positives from negatives, whatever type they were logged as.
-
-    Parameters
-    ----------
-    values : pyarrow.Array or ChunkedArray of length n
-        Booleans, numbers or strings; "1", 1, 1.0, True and "true" are one class.
-    positive_class : bool, int, float or str
-    negative_class : bool, int, float or str, optional
-        By default the other one of 0 and 1, or, of other names, the one other value found. When several others are
-        found nothing says which is the negative class: no row is known, and all that are not missing are counted.
-
-    Examples
-    --------
-    >>> encode_binary(pa.array(["1", "0", "1.0", "maybe", None]), 1)
-    Binary(positive=array([ True, False,  True, False, False]), known=array([ True,  True,  True, False, False]),
-           missing=1, unknown=1, examples=('maybe',))
-    >>> encode_binary(pa.array(["late", "on time"]), "late").positive
-    array([ True, False])
-    """
-    positive = class_name(positive_class)
-    others = [name for name in class_names(values) if name != positive]
-    negative = {"0": "1", "1": "0"}.get(positive or "") if negative_class is None else class_name(negative_class)
-    if negative is None and len(others) > 1:
-        count = encode_classes(values, class_names(values))
-        nothing = np.zeros(count.codes.size, np.bool_)
-        return Binary(nothing, nothing, count.missing, int(count.known.sum()), tuple(others[:EXAMPLES]))
-    classes = [positive] if negative is None and not others else [positive, negative or others[0]]
-    encoded = encode_classes(values, classes)
-    return Binary(encoded.codes == 0, encoded.known, encoded.missing, encoded.unknown, encoded.examples)

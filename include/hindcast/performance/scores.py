@@ -28,7 +28,7 @@ from hindcast.performance.formulas import (
     placements,
     ranking_scores,
 )
-from hindcast.performance.intervals import Score, Z, left_out, proportion_score, quantile_score, wilson_interval
+from hindcast.performance.intervals import Score, Z, left_out, wilson_interval
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Sequence
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     Floats = npt.NDArray[np.float64]
     Ints = npt.NDArray[np.int64]
 
-__all__ = ["Score", "binary_scores", "multiclass_scores", "regression_scores", "service_scores"]
+__all__ = ["Score", "binary_scores", "multiclass_scores", "regression_scores"]
 
 # A float32 softmax may give 1.0000001: that is rounding; more is not a probability.
 ROUNDING = 1e-6
@@ -56,7 +56,7 @@ def binary_scores(y_true: npt.ArrayLike, y_pred: npt.ArrayLike, score: npt.Array
     Parameters
     ----------
     y_true, y_pred : array-like of shape (n,), bool or 0/1
-        Truth and predicted class, True the positive one (see `hindcast.performance.labels.encode_binary`).
+        Truth and predicted class, True the positive one.
     score : array-like of shape (n,), optional
         Probability of the positive class, NaN where there is none; such rows are left out of the last four metrics
         and counted in their reason. Beyond [0, 1] it still ranks, but has no Brier score and no log loss.
@@ -111,7 +111,7 @@ def binary_classes(y_true: npt.ArrayLike, y_pred: npt.ArrayLike) -> tuple[Bools,
         raise UsageError(message)
     for array in (truth, guess):
         if array.dtype != np.bool_ and not ((array == 0) | (array == 1)).all():
-            raise UsageError("binary classes are 0 or 1, 1 the positive one; encode them first (encode_binary)")
+            raise UsageError("binary classes are 0 or 1, 1 the positive one")
     return truth.astype(np.bool_), guess.astype(np.bool_)
 
 
@@ -162,7 +162,7 @@ def multiclass_scores(
     Parameters
     ----------
     y_true, y_pred : array-like of shape (n,)
-        Classes, without nulls, both of one kind (see `hindcast.performance.labels.encode_classes`).
+        Classes, without nulls, both of one kind.
     probabilities : array-like of shape (n, n_classes), optional
         Used as they are, not normalised.
     classes : sequence, optional
@@ -197,7 +197,7 @@ def multiclass_scores(
     if probabilities is None or true.size == 0:
         undefined = Score(None, None, None, true.size, "no probabilities" if true.size else "no rows")
         return scores | {"roc_auc": undefined, "log_loss": undefined}
-    column, p, epsilon = probability_columns(names, true, probabilities, classes)
+    _, column, p, epsilon = probability_columns(names, true, probabilities, classes)
     if (column < 0).any():
         unknown = Score(None, None, None, true.size, f"{int((column < 0).sum())} rows of classes without probabilities")
         return scores | {"roc_auc": unknown, "log_loss": unknown}
@@ -221,8 +221,8 @@ def class_codes(y_true: npt.ArrayLike, y_pred: npt.ArrayLike) -> tuple[list[Hash
 
 def probability_columns(
     names: list[Hashable], true: Ints, probabilities: npt.ArrayLike, classes: Sequence[Hashable] | None
-) -> tuple[Ints, Floats, float]:
-    """Column of each row's true class (-1: it has none), the probabilities in float64, and log loss's epsilon."""
+) -> tuple[list[Any], Ints, Floats, float]:
+    """Classes of the columns, column of each row's true class (-1: none), probabilities, and log loss's epsilon."""
     p = np.asarray(probabilities)
     present: list[Any] = [names[i] for i in np.unique(true)]
     columns = list(classes) if classes is not None else sorted(present)
@@ -235,7 +235,7 @@ def probability_columns(
     position = {name: i for i, name in enumerate(columns)}
     lookup = np.array([position.get(name, -1) for name in names], np.int64)
     epsilon = np.finfo(p.dtype if p.dtype.kind == "f" else np.float64).eps
-    return lookup[true], p.astype(np.float64), float(epsilon)
+    return columns, lookup[true], p.astype(np.float64), float(epsilon)
 
 
 def class_losses(column: Ints, p: Floats, epsilon: float) -> Floats:
@@ -345,42 +345,3 @@ def percentages(y: Floats, error: Floats) -> Floats:
     """|e / y| of the rows whose true value is not 0."""
     unlike_zero = np.abs(y) >= np.finfo(np.float64).eps
     return np.abs(error[unlike_zero] / y[unlike_zero])
-
-
-def service_scores(latency_ms: npt.ArrayLike, failed: npt.ArrayLike) -> dict[str, Score]:
-    """Latency, volume and failures of one window.
-
-    Parameters
-    ----------
-    latency_ms : array-like of shape (n,) or (0,)
-        Milliseconds, NaN where not logged.
-    failed : array-like of shape (n,), bool
-        The request ended in an error.
-
-    Returns
-    -------
-    dict of latency_p50_ms, latency_p95_ms, latency_p99_ms (numpy's linear quantiles); request_count, which is what
-    happened and has no interval; error_rate in [0, 1].
-
-    References
-    ----------
-    A quantile's interval lies between two order statistics (Conover, 1999, Practical Nonparametric Statistics,
-    3.2), so its coverage is at least 95 % whatever the distribution; a bound is null when the rows are too few for
-    it (an upper bound of the 99th percentile takes 368). Wilson for the error rate.
-
-    Examples
-    --------
-    >>> scores = service_scores([10.0, 20.0, 30.0, 40.0, 50.0, 60.0], [False] * 5 + [True])
-    >>> scores["latency_p50_ms"].value, scores["latency_p50_ms"].lower, scores["request_count"].value
-    (35.0, 10.0, 6.0)
-    """
-    failures = np.asarray(failed, np.bool_)
-    latency = np.asarray(latency_ms, np.float64)
-    latency = np.sort(latency[np.isfinite(latency)])
-    return {
-        "latency_p50_ms": quantile_score(latency, 0.5),
-        "latency_p95_ms": quantile_score(latency, 0.95),
-        "latency_p99_ms": quantile_score(latency, 0.99),
-        "request_count": Score(float(failures.size), None, None, failures.size),
-        "error_rate": proportion_score(int(failures.sum()), failures.size, "no requests"),
-    }
