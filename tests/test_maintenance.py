@@ -231,6 +231,15 @@ def test_files_of_old_windows_go_and_nothing_else_does(store: Store) -> None:
     assert {name: count for name, count in counts.items() if count} == {"facts": 2, "samples": 2, "datadocs": 1}
 
 
+def test_a_folder_of_row_facts_and_what_a_killed_driver_left_go_as_a_file_does(store: Store) -> None:
+    folder = store.artifacts / "facts" / "flights"
+    for name in (f"{OLD:%Y-%m-%dT%H}.parquet", f"{OLD:%Y-%m-%dT%H}.0f3a.tmp", f"{END:%Y-%m-%dT%H}.parquet"):
+        (folder / name).mkdir(parents=True)
+        (folder / name / "bucket-00000-of-00001.parquet").write_bytes(b"")
+    assert maintenance.retention(store, model(), DAY)["facts"] == 2
+    assert [path.name for path in folder.iterdir()] == [f"{END:%Y-%m-%dT%H}.parquet"]
+
+
 def test_alerts_findings_windows_and_the_audit_are_kept(store: Store) -> None:
     add(store, tables.alerts, alert(1, OLD, OLD + HOUR))
     add(store, tables.windows, window(OLD))

@@ -7,6 +7,7 @@ Everything is measured against the day that is asked for, never against a clock:
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
@@ -180,10 +181,13 @@ def retention(store: Store, model: ModelFile, day: datetime, keep: Keep | None =
 
 
 def _delete_files(folder: Path, before: datetime) -> int:
-    """Delete the files of windows before a moment; their names are written so that they sort by time."""
+    """Delete the files of windows before a moment, and the folders that Spark writes; their names sort by time."""
     old = [path for path in folder.glob("????-??-??T??.*") if path.name < f"{before:%Y-%m-%dT%H}"]
     for path in old:
-        path.unlink(missing_ok=True)
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
     return len(old)
 
 

@@ -10,8 +10,12 @@ from hindcast.engines.base import Plan, Scan
 from hindcast.errors import SourceUnreadable
 from hindcast.profile.facts import RowFacts
 from hindcast.profile.scan import Scanner
+from hindcast.sources.base import Streamed
+from hindcast.threads import usable_threads
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from hindcast.sources.base import LogObject
 
 
@@ -49,25 +53,24 @@ def row_facts(plan: Plan) -> RowFacts:
 
 def _scan(plan: Plan, faults: dict[str, str]) -> Scan:
     facts = row_facts(plan)
-    scanner = Scanner(plan.bins, plan.expected, facts)
+    scanner = Scanner(plan.bins, plan.expected, facts, threads=usable_threads())
     known = {*plan.bins.numeric, *plan.bins.categorical}
     unknown: set[str] = set()
-    for item in plan.manifest.objects:
-        if item.name not in faults:
-            unknown |= _read(scanner, facts, plan, item, faults) - known
+    with scanner.gathering():
+        for item in plan.manifest.objects:
+            if item.name not in faults:
+                unknown |= _read(scanner, facts, plan, item, faults) - known
     facts.close()
-    return Scan(
-        scanner.profile,
-        getattr(facts, "noted", facts),
-        facts.sample,
-        facts.duplicates.count(),
-        frozenset(unknown),
-        faults,
-    )
+    return Scan(scanner.profile, facts.noted, facts.sample, facts.duplicates.count(), frozenset(unknown), faults)
 
 
 def _read(scanner: Scanner, facts: RowFacts, plan: Plan, item: LogObject, faults: dict[str, str]) -> set[str]:
     """Add one object; returns its feature columns."""
+    if isinstance(plan.source, Streamed):
+        names = plan.source.schema().names
+        every = dict.fromkeys([*facts.wants(plan.source.schema()), *plan.bins.numeric, *plan.bins.categorical])
+        stream(scanner, plan.source, item, [name for name in every if name in names], facts)
+        return {name for name in names if name.startswith("feature_")}
     try:
         file = plan.source.open(item, plan.bins.categorical)
     except SourceUnreadable as error:
@@ -79,3 +82,20 @@ def _read(scanner: Scanner, facts: RowFacts, plan: Plan, item: LogObject, faults
         facts.discard()
         raise _Broken(item.name, f"{item.name}: cannot be read: {error}") from error
     return {name for name in file.schema_arrow.names if name.startswith("feature_")}
+
+
+def stream(scanner: Scanner, source: Streamed, item: LogObject, columns: Sequence[str], facts: RowFacts) -> None:
+    """Add some columns of an object that is no file.
+
+    Raises
+    ------
+    SourceError
+        It broke off; nothing stays of it.
+    """
+    try:
+        with scanner.gathering():
+            for batch in source.batches(item, columns):
+                scanner.add(batch)
+    except BaseException:
+        facts.discard()
+        raise

@@ -8,12 +8,13 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
     from datetime import datetime
 
+    import pyarrow as pa
     import pyarrow.parquet as pq
 
 Layout = Literal["partitioned", "flat"]
@@ -64,3 +65,14 @@ class Source(Protocol):
 
     def open(self, item: LogObject, dictionaries: Sequence[str] = ()) -> pq.ParquetFile:
         """One object, its text columns `dictionaries` read as dictionaries."""
+
+
+@runtime_checkable
+class Streamed(Protocol):
+    """A source whose objects are no files: their rows come as Arrow batches."""
+
+    def schema(self) -> pa.Schema:
+        """Every column that there is."""
+
+    def batches(self, item: LogObject, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
+        """Some columns of one object."""
