@@ -6,10 +6,10 @@ SHELL := /bin/bash
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help setup demo test lint type bench up down lock clean
+.PHONY: help setup demo test lint type bench bench-results up down lock clean
 
 help: ## List the targets
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 14
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 22
 
 setup: .venv/.ready ## Build .venv with the pinned requirements and the hindcast command
 
@@ -32,8 +32,11 @@ lint: setup ## Check style (ruff) and types (mypy)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-bench: setup ## Run the benchmarks: ratios measured side by side
-	$(BIN)/python benchmarks/kernel.py
+bench: setup ## Run the benchmarks, quick sizes: ratios measured side by side
+	$(BIN)/python benchmarks/run.py
+
+bench-results: setup ## Run them at full size and write benchmarks/RESULTS.md
+	$(BIN)/python benchmarks/run.py --full
 
 up: setup ## Start Airflow (three processes on SQLite, http://127.0.0.1:8080)
 	$(BIN)/python -m demo.airflow up

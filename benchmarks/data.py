@@ -1,6 +1,9 @@
 """Prediction logs for the benchmarks: 40 numeric and 10 text features, seeded, written row group by row group.
 
 ``python benchmarks/data.py --rows 10000000 out.parquet`` needs some 300 MB however many rows are asked for.
+``--shift 0.1`` spreads the numeric features a tenth wider, ``--times 40`` has 40 times the features, ``--distinct`` one
+more, of which every row has a value of its own; ``--split 1000`` also cuts the rows into that many files, in a folder
+beside the first file.
 """
 
 from __future__ import annotations
@@ -23,13 +26,13 @@ Rng = np.random.Generator
 Array = np.ndarray
 
 
-def numeric_column(i: int, rng: Rng, rows: int) -> Array:
+def numeric_column(i: int, rng: Rng, rows: int, shift: float = 0.0) -> Array:
     """One numeric feature: the shapes take turns, each column has its own location and scale."""
-    scale, shape = 1.0 + i, SHAPES[i % len(SHAPES)]
+    scale, shape = (1.0 + i) * (1.0 + shift), SHAPES[i % len(SHAPES)]
     if shape == "normal":
         return rng.normal(i, scale, rows)
     if shape == "lognormal":
-        return rng.lognormal(i / 10, 0.5 + i / 40, rows)
+        return rng.lognormal(i / 10 + shift, 0.5 + i / 40, rows)
     if shape == "exponential":
         return rng.exponential(scale, rows)
     if shape == "integers":
@@ -62,7 +65,7 @@ def prediction_ids(rng: Rng, rows: int) -> pa.Array:
     return pa.StringArray.from_buffers(rows, pa.py_buffer(offsets), pa.py_buffer(text))
 
 
-def block(group: int, rows: int, seed: int) -> pa.Table:
+def block(group: int, rows: int, seed: int, *, shift: float = 0.0, times: int = 1, distinct: bool = False) -> pa.Table:
     """One row group."""
     rng = np.random.default_rng([seed, group])
     score = rng.beta(2, 5, rows)
@@ -79,18 +82,22 @@ def block(group: int, rows: int, seed: int) -> pa.Table:
         "confidence": pa.array(np.maximum(score, 1 - score)),
         "latency_ms": pa.array(rng.lognormal(2.5, 0.6, rows)),
     }
-    for i in range(NUMERIC):
-        columns[f"feature_n{i:02d}"] = with_nulls(numeric_column(i, rng, rows), 0.01 + 0.001 * i, rng, rows)
-    for i, cardinality in enumerate(CARDINALITIES):
-        columns[f"feature_t{i:02d}"] = with_nulls(text_column(cardinality, rng, rows), 0.01 + 0.004 * i, rng, rows)
+    for i in range(NUMERIC * times):
+        values = numeric_column(i % NUMERIC, rng, rows, shift)
+        columns[f"feature_n{i:02d}"] = with_nulls(values, 0.01 + 0.001 * (i % NUMERIC), rng, rows)
+    for i in range(TEXT * times):
+        texts = text_column(CARDINALITIES[i % TEXT], rng, rows)
+        columns[f"feature_t{i:02d}"] = with_nulls(texts, 0.01 + 0.004 * (i % TEXT), rng, rows)
+    if distinct:
+        columns["feature_t_distinct"] = prediction_ids(rng, rows)
     return pa.table(columns)
 
 
-def write(path: Path, rows: int, seed: int = 7) -> None:
+def write(path: Path, rows: int, seed: int = 7, *, shift: float = 0.0, times: int = 1, distinct: bool = False) -> None:
     """Write `rows` rows to one Parquet file, a row group at a time, with the encodings that pyarrow chooses."""
     writer: pq.ParquetWriter | None = None
     for group, start in enumerate(range(0, rows, ROW_GROUP)):
-        table = block(group, min(ROW_GROUP, rows - start), seed)
+        table = block(group, min(ROW_GROUP, rows - start), seed, shift=shift, times=times, distinct=distinct)
         if writer is None:
             writer = pq.ParquetWriter(path, table.schema, compression="zstd", store_schema=False)
         writer.write_table(table, row_group_size=ROW_GROUP)
@@ -98,13 +105,28 @@ def write(path: Path, rows: int, seed: int = 7) -> None:
         writer.close()
 
 
+def split(path: Path, files: int) -> Path:
+    """Cut a file's rows into many files of the same size, in a folder beside it."""
+    folder, source = path.with_suffix(""), pq.ParquetFile(path)
+    folder.mkdir()
+    for i, batch in enumerate(source.iter_batches(-(-source.metadata.num_rows // files))):
+        pq.write_table(pa.Table.from_batches([batch]), folder / f"{i:05d}.parquet", compression="zstd")
+    return folder
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("path", type=Path)
     parser.add_argument("--rows", type=int, default=1_000_000)
     parser.add_argument("--seed", type=int, default=7)
+    parser.add_argument("--shift", type=float, default=0.0)
+    parser.add_argument("--times", type=int, default=1)
+    parser.add_argument("--distinct", action="store_true")
+    parser.add_argument("--split", type=int, default=0)
     given = parser.parse_args()
-    write(given.path, given.rows, given.seed)
+    write(given.path, given.rows, given.seed, shift=given.shift, times=given.times, distinct=given.distinct)
+    if given.split:
+        split(given.path, given.split)
     print(f"{given.path}: {given.rows:,} rows, {given.path.stat().st_size / 1e6:,.0f} MB")
 
 

@@ -1,22 +1,17 @@
-"""What a profile costs beside merely decoding the same columns, measured side by side in one run.
+"""What a profile costs beside merely decoding the same columns, at several sizes: cost per row and memory.
 
-``make bench``, or ``python benchmarks/kernel.py --rows 10000000 --repeats 3``. Every measurement is a process of its
-own; the variants take turns, and the table holds medians. Nothing is asserted: machines differ.
+``python benchmarks/kernel.py --rows 1000000 5000000 10000000 --repeats 3``. Every measurement is a process of its own.
 """
 
 from __future__ import annotations
 
-import argparse
-import os
-import platform
-import statistics
-import sys
 import tempfile
-import time
-from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 
+import measure
+from measure import HINDCAST, Command, Cost, Table, python, script
+
+CELLS = 50
 # The limit: one thread, one column at a time, text as dictionaries, nothing done with what was read.
 DECODE = """
 import sys
@@ -28,93 +23,62 @@ for group in range(file.num_row_groups):
     for name in names:
         file.read_row_group(group, [name], use_threads=False)
 """
-COMMAND = str(Path(sys.executable).with_name("hindcast"))
+IMPORTS = {
+    "decode": python("import numpy, pyarrow.parquet"),
+    "profile": python("import hindcast.cli, hindcast.profiling"),
+}
 
 
-@dataclass(frozen=True)
-class Cost:
-    """What one process took: CPU seconds (user and system), wall seconds, peak resident megabytes."""
-
-    cpu: float
-    wall: float
-    peak: float
-
-
-def measure(command: list[str]) -> Cost:
-    """Run a command to its end; its own output goes nowhere."""
-    start = time.perf_counter()
-    child = os.posix_spawn(
-        command[0],
-        command,
-        os.environ,
-        file_actions=[(os.POSIX_SPAWN_OPEN, stream, os.devnull, os.O_WRONLY, 0) for stream in (1, 2)],
-    )
-    _, status, used = os.wait4(child, 0)
-    wall = time.perf_counter() - start
-    if os.waitstatus_to_exitcode(status):
-        message = f"exit status {os.waitstatus_to_exitcode(status)}: {' '.join(command)}"
-        raise SystemExit(message)
-    unit = 2**20 if sys.platform == "darwin" else 2**10
-    return Cost(used.ru_utime + used.ru_stime, wall, used.ru_maxrss / unit)
-
-
-def median(costs: list[Cost]) -> Cost:
-    return Cost(*(statistics.median(getattr(c, name) for c in costs) for name in ("cpu", "wall", "peak")))
-
-
-def commands(logs: Path, folder: Path) -> dict[str, tuple[list[str], list[str]]]:
-    """Variant -> its command, and the same process doing nothing after its imports."""
+def commands(logs: Path, folder: Path) -> dict[str, Command]:
+    """Each variant's command; given bins are those of an earlier run."""
     bins, out = str(folder / "bins.parquet"), str(folder / "out.parquet")
-    measure([COMMAND, "profile", str(logs), "-o", bins])
-    imports = [sys.executable, "-c", "import numpy, pyarrow.parquet"]
-    ours = [sys.executable, "-c", "import hindcast.cli, hindcast.profiling"]
+    measure.measure([HINDCAST, "profile", str(logs), "-o", bins])
+    one, two = (["env", f"HINDCAST_THREADS={threads}", HINDCAST, "profile", str(logs), "-o"] for threads in (1, 2))
     return {
-        "decode the 50 features": ([sys.executable, "-c", DECODE, str(logs)], imports),
-        "hindcast profile --bins": ([COMMAND, "profile", str(logs), "--bins", bins, "-o", out], ours),
-        "hindcast profile, bins fitted": ([COMMAND, "profile", str(logs), "-o", out], ours),
+        "decode": python(DECODE, logs),
+        "profile, bins given": [*one, out, "--bins", bins],
+        "profile, bins given, 2 threads": [*two, out, "--bins", bins],
+        "profile, bins fitted": [*one, out],
+        "profile, bins fitted, 2 threads": [*two, out],
     }
 
 
-def table(found: dict[str, tuple[Cost, Cost]]) -> list[str]:
-    """Lines of the table; ratios are to the first variant."""
-    limit, idle = next(iter(found.values()))
-    lines = [f"{'':30} {'CPU s':>7} {'ratio':>6} {'net CPU s':>10} {'ratio':>6} {'wall s':>7} {'peak MB':>8}"]
-    for name, (cost, start) in found.items():
-        net = cost.cpu - start.cpu
-        lines.append(
-            f"{name:30} {cost.cpu:7.2f} {cost.cpu / limit.cpu:6.2f} {net:10.2f} {net / (limit.cpu - idle.cpu):6.2f}"
-            f" {cost.wall:7.2f} {cost.peak:8.0f}"
-        )
-    return lines
-
-
-def machine() -> str:
-    info = Path("/proc/cpuinfo")
-    models = [line for line in info.read_text().splitlines() if line.startswith("model name")] if info.exists() else []
-    name = models[0].split(":", 1)[1].strip() if models else platform.processor()
-    libraries = ", ".join(f"{package} {version(package)}" for package in ("hindcast", "numpy", "pyarrow"))
-    return f"{os.cpu_count()} x {name}, {platform.system()}; Python {platform.python_version()}, {libraries}"
+def add(table: Table, rows: int, found: dict[str, Cost]) -> None:
+    """Add one size to the table; ratios are to decoding the same rows."""
+    idle = {name: found[f"imports of {name}"].cpu for name in IMPORTS}
+    limit = found["decode"]
+    net_limit = limit.cpu - idle["decode"]
+    for name, cost in found.items():
+        if name.startswith("imports"):
+            continue
+        net = cost.cpu - idle[name.partition(",")[0]]
+        table.rows[f"{rows:,} rows: {name}"] = {
+            "CPU, s": cost.cpu,
+            "net CPU, s": net,
+            "net, µs/row": net / rows * 1e6,
+            "net ratio": net / net_limit,
+            "above decode, ns/cell": (net - net_limit) / rows / CELLS * 1e9,
+            "wall, s": cost.wall,
+            "peak, MB": cost.peak,
+        }
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rows", type=int, default=1_000_000)
-    parser.add_argument("--repeats", type=int, default=5)
+    parser = measure.arguments(__doc__, repeats=3)
+    parser.add_argument("--rows", type=int, nargs="+", default=[1_000_000, 10_000_000])
     given = parser.parse_args()
-    print(machine())
-    with tempfile.TemporaryDirectory() as folder:
-        logs = Path(folder) / "logs.parquet"
-        # in a process of its own: the peak of a child counts that of its parent when it started
-        measure([sys.executable, str(Path(__file__).with_name("data.py")), str(logs), "--rows", str(given.rows)])
-        print(f"{given.rows:,} rows, 50 features, {logs.stat().st_size / 1e6:,.0f} MB; medians of {given.repeats}")
-        variants = commands(logs, Path(folder))
-        costs: dict[str, tuple[list[Cost], list[Cost]]] = {name: ([], []) for name in variants}
-        for _ in range(given.repeats):
-            for name, (command, start) in variants.items():
-                costs[name][0].append(measure(command))
-                costs[name][1].append(measure(start))
-    print(*table({name: (median(whole), median(start)) for name, (whole, start) in costs.items()}), sep="\n")
-    print("net: without interpreter and imports; ratio: to decoding")
+    table = Table(
+        "Kernel: a profile of 50 features beside decoding them",
+        f"Whole processes that take turns, medians of {given.repeats}, on one thread unless it says two; net: without "
+        "interpreter and imports; ratio: to decoding the same columns on one thread and doing nothing with them.",
+    )
+    for rows in given.rows:
+        with tempfile.TemporaryDirectory() as folder:
+            logs = Path(folder) / "logs.parquet"
+            measure.measure(script("data.py", logs, "--rows", str(rows)))
+            imports = {f"imports of {name}": command for name, command in IMPORTS.items()}
+            add(table, rows, measure.in_turns({**commands(logs, Path(folder)), **imports}, given.repeats))
+    measure.report([table], as_json=given.json)
 
 
 if __name__ == "__main__":
