@@ -239,6 +239,52 @@ def test_reading_the_files_imports_nothing_heavy(found: dict) -> None:
     assert found["heavy"] == [[], []]
 
 
+PRELOADER = """
+import json, os, sys
+sys.argv = ["airflow", *sys.argv[1:]]
+from airflow.listeners.listener import get_listener_manager
+Job = type("Job", (), {})  # as the scheduler's own, which needs a database
+before = dict(os.environ)
+get_listener_manager().hook.on_starting(component=Job())
+heavy = sorted({name.partition(".")[0] for name in sys.modules} & set(os.environ["HEAVY"].split()))
+print("FOUND" + json.dumps([heavy, len(os.listdir("/proc/self/task")), before == dict(os.environ)]))
+"""
+
+
+def preloaded(home: Path, component: str, **environment: str) -> list:
+    """What is imported when a component starts, its threads, and whether its environment is as it was."""
+    given = {key: value for key, value in os.environ.items() if not key.startswith("AIRFLOW")} | {
+        "AIRFLOW_HOME": str(home),
+        "AIRFLOW__CORE__PLUGINS_FOLDER": str(ROOT / "plugins"),
+        "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
+        "PYTHONPATH": str(ROOT / "include"),
+        "HEAVY": " ".join(HEAVY),
+        **environment,
+    }
+    command = [sys.executable, "-c", PRELOADER, component]
+    ended = subprocess.run(command, env=given, capture_output=True, text=True, cwd=home, check=False)
+    assert ended.returncode == 0, ended.stderr
+    return json.loads(ended.stdout.partition("FOUND")[2])
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="threads are counted in /proc")
+def test_the_scheduler_imports_what_tasks_need_and_starts_no_thread(tmp_path: Path) -> None:
+    found, threads, unchanged = preloaded(tmp_path, "scheduler")
+    assert {"numpy", "pyarrow", "scipy", "pandas", "great_expectations"} <= set(found)
+    assert not {"shap", "lightgbm", "plotly"} & set(found), "only some models need them"
+    assert threads == 1, "a process with threads must not be forked"
+    assert unchanged
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="threads are counted in /proc")
+@pytest.mark.parametrize(
+    ("component", "environment"),
+    [("api-server", {}), ("dag-processor", {}), ("triggerer", {}), ("scheduler", {"HINDCAST_PRELOAD": "0"})],
+)
+def test_no_other_component_imports_anything_heavy(tmp_path: Path, component: str, environment: dict) -> None:
+    assert preloaded(tmp_path, component, **environment) == [[], 1, True]
+
+
 def test_a_worker_builds_its_own_dag_alone(found: dict) -> None:
     assert [dag_id for dag_id in found["worker"] if dag_id != "hindcast_incident"] == ["hindcast_hourly__slow"]
 

@@ -13,6 +13,7 @@ import lightgbm
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import shap
 from hypothesis import given, settings
@@ -264,7 +265,7 @@ def test_an_unknown_method_is_refused_with_the_known_ones():
 def test_a_failure_inside_the_models_library_is_reported_as_ours():
     frame, target = numeric()
     model = lightgbm.train(QUIET | {"linear_tree": True}, lightgbm.Dataset(frame, target), 5)
-    with pytest.raises(ModelRefused, match="Booster failed on the sample: LightGBMError"):
+    with pytest.raises(ModelRefused, match="LightGBMText failed on the sample: LightGBMError"):
         shap_values(model, table(frame), features=list("abcd"), categorical=[])
     values = shap_values(
         model, table(frame)[:3], features=list("abcd"), categorical=[], method="permutation", background=table(frame)
@@ -483,14 +484,14 @@ def test_the_hashed_bytes_are_the_loaded_ones(tmp_path):
     writer.start()
     loaded = load_model(tmp_path / "model.txt", format="lightgbm", sha256=digest(data))
     writer.join()
-    assert loaded.num_trees() == MODEL.num_trees()
+    assert len(loaded.trees) == MODEL.num_trees()
 
 
 def test_the_right_sha256_loads_whatever_its_case(tmp_path):
     data = MODEL.model_to_string().encode()
     (tmp_path / "model.txt").write_bytes(data)
     for sha256 in (digest(data), digest(data).upper(), None):
-        assert load_model(tmp_path / "model.txt", format="lightgbm", sha256=sha256).model_to_string().encode() == data
+        assert load_model(tmp_path / "model.txt", format="lightgbm", sha256=sha256).text.encode() == data
 
 
 @pytest.mark.parametrize("keep", [0.0, 0.02, 0.5, 0.99])
@@ -555,7 +556,7 @@ PYFUNC = "  python_function:\n    loader_module: mlflow.pyfunc.model\n    python
 def test_an_mlflow_folder_gives_its_native_booster(tmp_path):
     data = MODEL.model_to_string().encode()
     folder = mlflow_folder(tmp_path, PYFUNC + "  lightgbm:\n    data: model.lgb\n", model_lgb=data)
-    assert load_model(folder, format="mlflow", sha256=digest(data)).model_to_string().encode() == data
+    assert load_model(folder, format="mlflow", sha256=digest(data)).text.encode() == data
     with pytest.raises(ModelRefused, match=f"model.lgb: sha256 differs.* expected {'0' * 64}"):
         load_model(folder, format="mlflow", sha256="0" * 64)
 
@@ -601,7 +602,6 @@ def test_an_mlflow_folder_must_be_one(tmp_path):
 @pytest.mark.parametrize(
     ("name", "module", "package", "start"),
     [
-        ("lightgbm", "lightgbm", "lightgbm", b"tree"),
         ("xgboost", "xgboost", "xgboost", b"{"),
         ("onnx", "onnxruntime", "onnxruntime", b""),
         ("sklearn", "sklearn", "scikit-learn", b""),
@@ -619,6 +619,28 @@ def test_a_library_that_is_not_installed_is_named(name, module, package, start):
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.startswith(f"ModelRefused this model needs the package {package},")
     assert done.stdout.strip().endswith(f"pip install {package}")
+
+
+def test_a_lightgbm_text_is_explained_without_lightgbm_where_its_tables_do(tmp_path):
+    """From 500 rows on; below, the library itself is faster, and named when it is not there."""
+    MODEL.save_model(tmp_path / "model.txt")
+    pq.write_table(table(flights(rows=700)), tmp_path / "sample.parquet")
+    code = (
+        "import sys; sys.modules['lightgbm'] = sys.modules['shap'] = sys.modules['sklearn'] = None\n"
+        "import pyarrow.parquet as pq\n"
+        "from pathlib import Path\n"
+        "from hindcast.explainers import load_model, shap_values\n"
+        "model = load_model(Path('model.txt'), format='lightgbm', sha256=None)\n"
+        f"sample, options = pq.read_table('sample.parquet'), {{'features': {FEATURES}, 'categorical': {CATEGORICAL}}}\n"
+        "print(abs(shap_values(model, sample, **options)).mean(), 'pandas' in sys.modules)\n"
+        "try: shap_values(model, sample.slice(0, 10), **options)\n"
+        "except Exception as error: print(type(error).__name__, error)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path)
+    values, said = done.stdout.splitlines()
+    expected = MODEL.predict(with_categories(flights(rows=700)), pred_contrib=True)[:, :-1]
+    assert float(values.split()[0]) == pytest.approx(np.abs(expected).mean())
+    assert said.startswith("ModelRefused this model needs the package lightgbm,")
 
 
 # The tests below run where the optional library is installed, and do not exist elsewhere.

@@ -105,7 +105,7 @@ def test_only_the_audit_grows_and_its_chain_holds(copy: worlds.World) -> None:
 def processes() -> Any:
     """Processes that have imported everything already."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["hindcast.datadocs", "great_expectations", "hindcast.checks.drift", "tests.worlds"])
+    context.set_forkserver_preload(["tests.warm", "hindcast.checks.drift", "tests.worlds"])
     return context
 
 

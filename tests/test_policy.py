@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from copy import copy
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -81,7 +80,13 @@ class World:
         self.reference.add(Sparse.from_bytes(total.to_bytes(), self.bins))
         spans = [pieces[24 * i : 24 * i + 24] for i in range(4)]
         self.pseudo = pseudo_hours(self.series, spans, self.reference)
-        self.history = History(self.bins, lambda _hours: {})
+        self.stored: dict[datetime, bytes] = {}
+        self.history = self._opened()
+
+    def _opened(self) -> History:
+        """The stored hours, none of them held yet."""
+        stored = self.stored
+        return History(self.bins, lambda hours: {hour: stored[hour] for hour in hours if hour in stored})
 
     def _categories(self, rows: int, *, reference: bool = False) -> list[Floats]:
         def draw() -> Floats:
@@ -98,7 +103,8 @@ class World:
             self._categories(rows),
         )
         at = START + self.hour * HOUR
-        self.history.put(at, profiled(self.bins, *(change(*drawn, self.rng) if change else drawn)))
+        self.stored[at] = profiled(self.bins, *(change(*drawn, self.rng) if change else drawn))
+        self.history.put(at, self.stored[at])
         found = comparisons(at, self.history, self.reference, self._flags(), ZONE)
         options = {"recent": min(24, len(self.past)), "budget_per_week": 1.0, "pseudo": self.pseudo}
         decisions, self.past[at] = decide(self.series, found, list(self.past.values()), **options)
@@ -122,8 +128,8 @@ class World:
         other = copy(self)
         other.rng = np.random.default_rng(self.seed + 1)
         other.past, other.decided, other.level = dict(self.past), [], self.level.copy()
-        other.history = History(self.bins, lambda _hours: {})
-        other.history._hours = OrderedDict(self.history._hours)
+        other.stored = dict(self.stored)
+        other.history = other._opened()
         return other
 
 

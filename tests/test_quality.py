@@ -126,7 +126,7 @@ def test_ratios_of_faulty_values_are_of_all_rows() -> None:
 def test_faulty_values_fail_with_a_reason_that_names_them() -> None:
     rows = judged(scan(log([-7.0] * 10 + [5.0] * 90, ["AA"] * 95 + ["ZZ"] * 3 + ["YY"] * 2)))
     below, unexpected = rows["amount", "below_min_ratio"], rows["carrier", "unexpected_value_ratio"]
-    assert (below["status"], below["threshold"], below["expectation"]) == ("failed", 0, "ExpectColumnMaxToBeBetween")
+    assert (below["status"], below["threshold"], below["expectation"]) == ("failed", 0, datadocs.LIMITS)
     assert "10 of 100 rows" in below["reason"]
     assert "smallest: -7" in below["reason"]
     assert "'ZZ' (3), 'YY' (2)" in unexpected["reason"]
@@ -306,13 +306,16 @@ def test_great_expectations_decides_as_the_comparison_does(cases: list[tuple[flo
         assert outcomes[rule.column].error is None
 
 
+def test_a_value_that_is_no_number_meets_nothing() -> None:
+    rules = [Rule("a", "missing_ratio", high=0.5), Rule("b", "column_present", low=0.5), Rule("c", "row_count", 0, 1)]
+    assert not any(found.success for found in datadocs.validate(rules, {r.column: np.nan for r in rules}).values())
+
+
 def test_an_exception_inside_a_result_is_an_error_and_not_a_failure() -> None:
-    outcome = datadocs.validate(
-        [Rule("a", "missing_ratio", high=0.0), Rule("b", "missing_ratio", high=0.0)], {"a.missing_ratio": 0.0}
-    )
-    assert outcome["a.missing_ratio"].success
-    assert not outcome["b.missing_ratio"].success
-    assert "b.missing_ratio" in (outcome["b.missing_ratio"].error or "")
+    rules = [Rule("a", "missing_ratio", high=0.0), Rule("b", "missing_ratio", high=0.0)]
+    outcomes = datadocs.validate(rules, {"a.missing_ratio": "half", "b.missing_ratio": 0.0})  # type: ignore[dict-item]
+    assert not any(outcome.success for outcome in outcomes.values())
+    assert "str" in (outcomes["a.missing_ratio"].error or "")
 
 
 class _Reader(HTMLParser):

@@ -172,6 +172,13 @@ def test_an_incident_is_diagnosed_and_reported(watched: Watched, triggered: dict
     assert "steady" in page.read_text()
 
 
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="reads the libraries of a process in /proc")
+def test_the_scheduler_alone_holds_what_its_tasks_inherit(watched: Watched) -> None:
+    pids = watched.airflow.processes()
+    holds = {name for name, pid in pids.items() if "libarrow" in Path(f"/proc/{pid}/maps").read_text()}
+    assert holds == {"scheduler"}
+
+
 def test_starting_twice_changes_nothing(watched: Watched) -> None:
     before = watched.airflow.processes()
     assert watched.airflow.up() is False

@@ -12,12 +12,15 @@ import importlib
 import io
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 
+from hindcast import treeshap
 from hindcast.errors import HindcastError, ModelRefused, NotEnoughData, SourceMissing, SourceUnreadable
+from hindcast.treeshap import LightGBMText
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -70,8 +73,8 @@ def load_model(source: Path | bytes, *, format: str, sha256: str | None, allow_p
     Returns
     -------
     object
-        ``lightgbm.Booster``, ``xgboost.Booster``, ``onnxruntime.InferenceSession`` or what was pickled. scikit-learn
-        estimators get ``n_jobs=1``: a worker has neighbours.
+        `LightGBMText` of LightGBM, ``xgboost.Booster``, ``onnxruntime.InferenceSession`` or what was pickled.
+        scikit-learn estimators get ``n_jobs=1``: a worker has neighbours.
 
     Raises
     ------
@@ -201,9 +204,8 @@ def shap_values(
 
 
 def _lightgbm(artifact: Artifact) -> object:
-    lightgbm = _library("lightgbm", "lightgbm")
     _require_whole_trees(artifact)
-    return lightgbm.Booster(model_str=artifact.data.decode())
+    return LightGBMText.of(artifact.data.decode())
 
 
 def _require_whole_trees(artifact: Artifact) -> None:
@@ -334,13 +336,13 @@ MLFLOW_FILES = {"lightgbm": "data", "xgboost": "data", "onnx": "data", "sklearn"
 
 
 def _library_of(model: object) -> str:
-    return type(model).__module__.partition(".")[0]
+    return "lightgbm" if isinstance(model, LightGBMText) else type(model).__module__.partition(".")[0]
 
 
 def _unwrapped(model: Any) -> Any:
-    """Take the booster out of LGBMClassifier, XGBRegressor and their like."""
-    if _library_of(model) == "lightgbm" and hasattr(model, "booster_"):
-        return model.booster_
+    """Take the booster out of LGBMClassifier, XGBRegressor and their like; LightGBM's as its text."""
+    if _library_of(model) == "lightgbm":
+        return model if isinstance(model, LightGBMText) else _text_model(getattr(model, "booster_", model))
     if _library_of(model) == "xgboost" and hasattr(model, "get_booster"):
         return model.get_booster()
     return model
@@ -350,7 +352,7 @@ def _inputs(model: Any) -> tuple[list[str] | None, int | None]:
     """Names of the columns that a model reads, in its order, if it recorded them, and their number."""
     match _library_of(model):
         case "lightgbm":
-            names = model.feature_name()
+            names = model.features
             return (None if all(UNNAMED.fullmatch(name) for name in names) else names), len(names)
         case "xgboost":
             return model.feature_names, model.num_features()
@@ -429,13 +431,16 @@ def _matrix(table: pa.Table, categories: dict[str, list[Any]]) -> Values:
 
 
 def _codes(name: str, column: pa.ChunkedArray, known: list[Any]) -> Values:
-    values = column.to_pylist()
+    encoded = column.combine_chunks().dictionary_encode()
+    values = encoded.dictionary.to_pylist()
     kinds = {isinstance(value, str) for value in values if value is not None}
     if kinds and known and kinds != {isinstance(value, str) for value in known}:
         message = f"feature {name}: the model's categories are like {known[0]!r}, the sample has {column.type} values"
         raise ModelRefused(message)
     lookup = {value: code for code, value in enumerate(known)}
-    return np.array([lookup.get(value, np.nan) for value in values], dtype=np.float64)
+    codes = np.array([*(lookup.get(value, np.nan) for value in values), np.nan], dtype=np.float64)
+    result: Values = codes[np.asarray(encoded.indices.fill_null(len(values)))]
+    return result
 
 
 def _numbers(name: str, column: pa.ChunkedArray) -> Values:
@@ -453,36 +458,50 @@ def _numbers(name: str, column: pa.ChunkedArray) -> Values:
     return np.asarray(numbers.fill_null(float("nan")).to_numpy(), dtype=np.float64)
 
 
+@lru_cache(maxsize=2)
+def _text_model(booster: Any) -> LightGBMText:
+    return LightGBMText.of(booster.model_to_string())
+
+
+@lru_cache(maxsize=2)
+def _booster(model: LightGBMText) -> Any:
+    """The model in LightGBM itself; held, since a replay explains with one model hour after hour."""
+    return _library("lightgbm", "lightgbm").Booster(model_str=model.text)
+
+
 def _lightgbm_values(
-    booster: Any,
+    model: LightGBMText,
     table: pa.Table,
     categorical: Sequence[str],
     *,
     threads: int,
     contributions: bool,
 ) -> Values:
-    """Contributions, or raw scores, of a LightGBM booster."""
-    matrix = _matrix(table, _lightgbm_categories(booster, table.column_names, categorical))
+    """Contributions, or raw scores, of a LightGBM model; LightGBM itself is imported where its text does not do."""
+    matrix = _matrix(table, _lightgbm_categories(model, table.column_names, categorical))
     if not contributions:
-        return np.asarray(booster.predict(matrix, raw_score=True, num_threads=threads))
-    flat = booster.predict(matrix, pred_contrib=True, num_threads=threads)
-    return _per_class(flat.reshape(len(flat), booster.num_model_per_iteration(), -1))
+        return np.asarray(_booster(model).predict(matrix, raw_score=True, num_threads=threads))
+    # By the number of rows alone, so that the same sample gives the same digits.
+    found = treeshap.contributions(model, matrix) if len(matrix) >= treeshap.LEAST_ROWS else None
+    if found is None:
+        flat = _booster(model).predict(matrix, pred_contrib=True, num_threads=threads)
+        found = flat.reshape(len(flat), model.classes, -1)
+    return _per_class(found)
 
 
-def _lightgbm_categories(booster: Any, columns: list[str], categorical: Sequence[str]) -> dict[str, list[Any]]:
+def _lightgbm_categories(model: LightGBMText, columns: list[str], categorical: Sequence[str]) -> dict[str, list[Any]]:
     """Training categories of each categorical column.
 
     The file lists them in the order of the columns that had pandas' category type, but not which these were. They are
     the columns with categorical splits, or else the ones that the caller names: whichever agrees with the list.
     """
-    trained = booster.pandas_categorical or []
-    infos = booster.dump_model(num_iteration=1)["feature_infos"]
-    seen = dict(zip(columns, (infos.get(name, {}) for name in booster.feature_name()), strict=True))
-    by_model = [column for column in columns if seen[column].get("values")]
+    trained = model.categories
+    seen = dict(zip(columns, (model.infos.get(name, (False, -1.0)) for name in model.features), strict=True))
+    by_model = [column for column in columns if seen[column][0]]
     by_name = [column for column in columns if column in categorical]
     for chosen in (by_model, by_name):
         pairs = dict(zip(chosen, trained, strict=False))
-        fits = all(seen[column].get("max_value", -1) < len(known) for column, known in pairs.items())
+        fits = all(seen[column][1] < len(known) for column, known in pairs.items())
         if len(chosen) == len(trained) and fits:
             return pairs
     if not trained:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from hindcast import datadocs
 from hindcast.metrics import METRICS
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from hindcast.window import Window
 
 Row = dict[str, Any]
-Expectation = Literal["ExpectColumnMinToBeBetween", "ExpectColumnMaxToBeBetween", "ExpectColumnSumToBeBetween"]
 
 WINDOW = "*"
 USUAL_WINDOWS = 3  # fewer earlier windows say nothing about what is usual
@@ -89,12 +88,14 @@ class Rule:
         return f"{self.subject}.{self.metric}"
 
     @property
-    def expectation(self) -> Expectation | None:
-        """Great Expectations class; on a table of one row minimum, maximum and sum are all the value itself."""
-        if self.low is not None:
-            return "ExpectColumnMinToBeBetween" if self.high is None else "ExpectColumnSumToBeBetween"
-        recorded = self.high is None and self.why is None
-        return None if recorded else "ExpectColumnMaxToBeBetween"
+    def judged(self) -> bool:
+        """Whether there is anything to judge; a rule that says why it cannot be, counts."""
+        return not (self.low is None and self.high is None and self.why is None)
+
+    @property
+    def expectation(self) -> str | None:
+        """Great Expectations class that judges it."""
+        return datadocs.LIMITS if self.judged else None
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ import struct
 import zlib
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -206,14 +207,13 @@ class Memory:
         """Read what `to_bytes` wrote, in the order of `names`; a series that it does not hold is blank."""
         body = zlib.decompress(content)
         (size,) = struct.unpack_from("<I", body)
-        shape, stored = json.loads(body[4 : 4 + size])
+        shape, stored = _header(body[4 : 4 + size])
         cells, at = int(np.prod(shape)), 4 + size
         floats = np.frombuffer(body, "<f8", 3 * cells, at).reshape(3, *shape)
         counts = np.frombuffer(body, "<i4", 2 * shape[2], at + 24 * cells).reshape(2, shape[2])
-        found = [tuple(name) for name in stored]
-        if found == list(names):
+        if stored == tuple(names):
             return cls(*floats, *counts)
-        where = {name: i for i, name in enumerate(found)}
+        where = {name: i for i, name in enumerate(stored)}
         memory = cls.blank(shape[0], shape[1], len(names))
         to = [j for j, name in enumerate(names) if name in where]
         of = [where[names[j]] for j in to]
@@ -221,6 +221,13 @@ class Memory:
             mine[:, :, to] = theirs[:, :, of]
         memory.open_hours[to], memory.quiet[to] = counts[0][of], counts[1][of]
         return memory
+
+
+@lru_cache(maxsize=8)  # the same for every hour of a model
+def _header(text: bytes) -> tuple[list[int], tuple[Name, ...]]:
+    """Shape and names of a stored memory."""
+    shape, names = json.loads(text)
+    return shape, tuple(tuple(name) for name in names)
 
 
 def overlapping(hours: Sequence[datetime], start: datetime) -> int:

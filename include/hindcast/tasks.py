@@ -7,9 +7,11 @@ the DAG files, and with them this module, all the time.
 
 from __future__ import annotations
 
+import importlib
 import json
 import logging
 import os
+from contextlib import contextmanager
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -39,6 +41,10 @@ CHECK_OF_TASK = {
 }
 TRANSIENT = (SourceBusy, StoreError, PushFailed)
 DAILY = ("roll_up", "label_maturity", "retention")
+# What the checks import when they first need it, beside their own modules.
+PRELOADED = ("hindcast.engines.local", "hindcast.explainers", "jinja2.ext", "pyarrow.parquet")
+# Libraries that would start threads while they are imported; a process that has threads must not be forked.
+ONE_THREAD = {"OPENBLAS_NUM_THREADS": "1", "JE_ARROW_MALLOC_CONF": "background_thread:false"}
 
 
 def model_files(dags: Path) -> Iterator[tuple[Path, ModelFile | ConfigError]]:
@@ -92,6 +98,39 @@ def resources(model: ModelFile) -> Facts:
     if given.pool:
         found |= {"pool": given.pool, "pool_slots": given.pool_slots}
     return found | ({"queue": given.queue} if given.queue else {})
+
+
+def preload() -> None:
+    """Import what the tasks need, in a process of which they will be forks; HINDCAST_PRELOAD=0 turns it off.
+
+    No thread is started, no file or connection opened. Great Expectations may be missing: then the task that needs it
+    says so.
+    """
+    if os.environ.get("HINDCAST_PRELOAD") == "0":
+        return
+    # It reports each method that it documents, which would stand in the scheduler's log.
+    logging.getLogger("great_expectations").setLevel(logging.WARNING)
+    with _environment(ONE_THREAD):
+        for name in (*PRELOADED, *(f"hindcast.checks.{check}" for check in CHECK_OF_TASK.values())):
+            importlib.import_module(name)
+        try:
+            importlib.import_module("hindcast.datadocs").prepare()
+        except ImportError as error:
+            logger.warning("not preloaded: %s", error)
+
+
+@contextmanager
+def _environment(added: dict[str, str]) -> Iterator[None]:
+    before = {name: os.environ.get(name) for name in added}
+    os.environ.update(added)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
 
 
 def run_check(task_name: str, model_file: str, pulled: object = "", dag_run: Any = None, params: Any = None) -> Facts:

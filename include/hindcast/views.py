@@ -88,7 +88,8 @@ def model_status(store: Store, model: ModelFile) -> ModelStatus:
 
 def checklist(store: Store, model: ModelFile) -> list[dict[str, Any]]:
     """What a monitored model needs, one item each: what, ok, says."""
-    from hindcast.sources.folder import open_source, parquet_files
+    from hindcast.sources import open_source
+    from hindcast.sources.folder import parquet_files
 
     def logs() -> str:
         source = open_source(model.resolve(model.logs.uri), model.logs.connection)

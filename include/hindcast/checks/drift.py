@@ -8,7 +8,7 @@ import numpy as np
 
 from hindcast.checks.run import Result, Run
 from hindcast.drift import statistics
-from hindcast.drift.baseline import TIERS, Totals, comparisons, needed_hours
+from hindcast.drift.baseline import TIERS, Totals, comparisons
 from hindcast.drift.policy import EFFECT_FLOOR, LEAST_ROWS, Decision, Series, decide, pseudo_hours, series_of
 from hindcast.profile.profile import INVALID, NEW, NULL, Profile, Sparse
 from hindcast.profile.scan import MISSING
@@ -131,15 +131,10 @@ def _memories(run: Run, series: Sequence[Series]) -> dict[datetime, Memory]:
     )
     past = {row["window_start"]: Memory.from_bytes(row["content"], names) for row in rows}
     run.memories["stored"] = set(past)
-    run.history.want(
-        [
-            *(first - k * HOUR for k in range(REMEMBERED)),
-            *needed_hours(last, run.model.zone, run.model.drift.seasonal_weeks),
-        ]
-    )
+    known = run.history.rows(first + k * HOUR for k in range(REMEMBERED))
     hour = first
     while hour < last:
-        if hour not in past and run.history.get(hour):
+        if hour not in past and known[hour]:
             before = {h: m for h, m in past.items() if h < hour}
             compared = _comparisons(run, hour, before, series)
             _, memory = decide(

@@ -19,7 +19,7 @@ from hindcast.errors import HindcastError, SourceUnreadable, UsageError
 from hindcast.profile.profile import Profile
 from hindcast.results import tables
 from hindcast.results.sql import Store
-from hindcast.sources.folder import open_source
+from hindcast.sources import open_source
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -135,7 +135,7 @@ class Run:
     @cached_property
     def history(self) -> History:
         """Stored hourly profiles."""
-        return History(self.reference.bins, self._profiles)
+        return History(self.reference.bins, self._profiles, lambda hours: self._profiles(hours, "rows"))
 
     @cached_property
     def outcomes(self) -> dict[Any, Any]:
@@ -147,17 +147,17 @@ class Run:
         """Policy memories of earlier windows, held between the windows of a replay."""
         return {}
 
-    def _profiles(self, hours: Sequence[datetime]) -> dict[datetime, bytes]:
+    def _profiles(self, hours: Sequence[datetime], column: str = "profile") -> dict[datetime, Any]:
         table, found = tables.profiles, {}
         for first in range(0, len(hours), 500):
             rows = self.store.rows(
                 table,
-                columns=("window_start", "profile"),
+                columns=("window_start", column),
                 model_name=self.model.model,
                 bins_digest=self.reference.bins.digest,
                 window_start=list(hours[first : first + 500]),
             )
-            found.update({row["window_start"]: row["profile"] for row in rows})
+            found.update({row["window_start"]: row[column] for row in rows})
         return found
 
     @cached_property

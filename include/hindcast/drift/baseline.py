@@ -18,13 +18,14 @@ of the window.
 from __future__ import annotations
 
 from collections import OrderedDict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from hindcast.profile.profile import Profile, Sparse
+from hindcast.profile.profile import Sparse
 from hindcast.window import HOUR
 
 if TYPE_CHECKING:
@@ -48,38 +49,58 @@ def _seasons(weeks: int) -> dict[str, tuple[int, int, int]]:
     return {"week": (7, weeks, 2 * weeks), "day": (1, 7, 28)}
 
 
-_CACHED_HOURS = 2000
+# Hours held as arrays, of some hundred kilobytes each; what is older is read again when a week needs it.
+_HELD_HOURS = 400
+# Sums that follow their hours: one per scale for window and trail, one per hour of the day before and season.
+_HELD_SUMS = 4 * len(SCALES) + 2 * max(SCALES)
 
 
 class History:
-    """Stored profiles by hour, loaded on demand and kept.
+    """Stored profiles by hour, loaded on demand, and sums of them that follow the window from hour to hour.
 
     Parameters
     ----------
     bins : Bins
     load : callable
         Hours -> stored content of those that are there.
+    count : callable, optional
+        Hours -> rows of those that are there. Without it the hours themselves are loaded to know which have rows.
     """
 
-    def __init__(self, bins: Bins, load: Callable[[Sequence[datetime]], Mapping[datetime, bytes]]) -> None:
+    def __init__(
+        self,
+        bins: Bins,
+        load: Callable[[Sequence[datetime]], Mapping[datetime, bytes]],
+        count: Callable[[Sequence[datetime]], Mapping[datetime, int]] | None = None,
+    ) -> None:
         self.bins = bins
-        self._load = load
+        self._load, self._count = load, count
+        self._rows: dict[datetime, int] = {}
         self._hours: OrderedDict[datetime, Sparse | None] = OrderedDict()
+        self._sums: OrderedDict[tuple[Any, ...], _Sum] = OrderedDict()
 
     def want(self, hours: Iterable[datetime]) -> None:
         """Load the hours that are not held yet, in one query."""
-        missing = [hour for hour in dict.fromkeys(hours) if hour not in self._hours]
+        wanted = dict.fromkeys(hours)
+        missing = [hour for hour in wanted if hour not in self._hours]
         found = self._load(missing) if missing else {}
         for hour in missing:
-            content = found.get(hour)
-            self._hours[hour] = Sparse.from_bytes(content, self.bins) if content else None
-        while len(self._hours) > _CACHED_HOURS:
+            self._hold(hour, found.get(hour))
+        for hour in wanted:
+            self._hours.move_to_end(hour)
+        while len(self._hours) > max(_HELD_HOURS, len(wanted)):
             self._hours.popitem(last=False)
 
     def put(self, hour: datetime, content: bytes) -> None:
         """Hold one hour that was just profiled."""
         self._hours.pop(hour, None)
-        self._hours[hour] = Sparse.from_bytes(content, self.bins)
+        self._hold(hour, content)
+        for held in self._sums.values():
+            held.forget(hour)
+
+    def _hold(self, hour: datetime, content: bytes | None) -> None:
+        found = _aligned(Sparse.from_bytes(content, self.bins)) if content else None
+        self._hours[hour], self._rows[hour] = found, found.rows if found else 0
 
     def get(self, hour: datetime) -> Sparse | None:
         """One hour; None when nothing is stored or it had no rows."""
@@ -88,28 +109,109 @@ class History:
         found = self._hours[hour]
         return found if found and found.rows else None
 
+    def rows(self, hours: Iterable[datetime]) -> Mapping[datetime, int]:
+        """Rows of every hour known so far, among them all of `hours`; 0 where nothing is stored."""
+        missing = list(dict.fromkeys(hour for hour in hours if hour not in self._rows))
+        if missing and self._count:
+            found = self._count(missing)
+            self._rows.update({hour: found.get(hour, 0) for hour in missing})
+        elif missing:
+            self.want(missing)
+        return self._rows
+
+    def sum_of(self, key: tuple[Any, ...], hours: Mapping[datetime, Flags | None], like: Any = None) -> Totals:
+        """Sum of `hours`, each without the columns that it flags; hours with rows only.
+
+        Parameters
+        ----------
+        key : tuple
+            Names the sum: only what changed since it was last asked for is added or taken away.
+        like : tuple, optional
+            Name of another sum to begin with when this one is new.
+        """
+        held = self._sums.pop(key, None)
+        if held is None:
+            held = self._sums[like].copy() if like in self._sums else _Sum(self.bins)
+        self._sums[key] = held
+        while len(self._sums) > _HELD_SUMS:
+            self._sums.popitem(last=False)
+        return held.follow(hours, self)
+
+
+def _aligned(hour: Sparse) -> Sparse:
+    """Copy the arrays out of the stored bytes, where they lie askew: adding those takes twenty times as long."""
+    arrays = {name: getattr(hour, name).copy() for name in ("filled", "counts", "summed", "sums")}
+    return replace(hour, **arrays)
+
+
+class _Sum:
+    """A sum of hours that follows a changing set of them: in integers, so that what leaves, leaves exactly."""
+
+    def __init__(self, bins: Bins) -> None:
+        self.bins = bins
+        self._members: dict[datetime, tuple[Sparse, Flags | None]] = {}
+        empty = Totals(bins)
+        self._counts, self._sums = empty.counts.astype(np.int64), empty.sums.astype(np.int64)
+        self._totals: Totals | None = empty
+
+    def copy(self) -> _Sum:
+        """An independent copy."""
+        result = _Sum(self.bins)
+        result._members, result._totals = dict(self._members), self._totals
+        result._counts, result._sums = self._counts.copy(), self._sums.copy()
+        return result
+
+    def forget(self, hour: datetime) -> None:
+        """Take an hour out, if it is in: it was profiled again."""
+        if hour in self._members:
+            self._add(*self._members.pop(hour), sign=-1)
+
+    def follow(self, hours: Mapping[datetime, Flags | None], history: History) -> Totals:
+        """Become the sum of `hours`."""
+        for hour in [h for h, (_, flags) in self._members.items() if h not in hours or not _same(flags, hours[h])]:
+            self.forget(hour)
+        for hour in [h for h in hours if h not in self._members]:
+            found = history.get(hour)
+            if found:
+                self._members[hour] = found, hours[hour]
+                self._add(found, hours[hour], sign=1)
+        if self._totals is None:
+            self._totals = Totals(self.bins)
+            self._totals.counts, self._totals.sums = self._counts.astype(np.float64), self._sums.astype(np.float64)
+            self._totals.rows = float(sum(hour.rows for hour, _ in self._members.values()))
+        return self._totals
+
+    def _add(self, hour: Sparse, flags: Flags | None, *, sign: int) -> None:
+        filled, counts, summed, sums = _kept(hour, flags, self.bins)
+        change = np.add.at if sign > 0 else np.subtract.at
+        change(self._counts, filled, counts)
+        change(self._sums, summed, sums)
+        self._totals = None
+
+
+def _same(flags: Flags | None, others: Flags | None) -> bool:
+    if flags is None or others is None:
+        return flags is others
+    return np.array_equal(flags, others)
+
 
 class Totals:
     """Weighted sum of hours; counts and sums are float64, `n` holds effective rows."""
 
     def __init__(self, bins: Bins) -> None:
-        shape = Profile.empty(bins)
         self.bins = bins
-        self._numeric, self._categorical = shape.numeric.shape, shape.categorical.shape
-        self._split = shape.numeric.size
-        self.counts: Floats = np.zeros(shape.numeric.size + shape.categorical.size + shape.outside.size)
-        self.sums: Floats = np.zeros(shape.sums.size)
+        self._numeric = len(bins.numeric), bins.width + 5
+        self._categorical = len(bins.categorical), bins.depth + 3
+        self._split = self._numeric[0] * self._numeric[1]
+        outside = 2 * (len(bins.numeric) + len(bins.categorical))
+        self.counts: Floats = np.zeros(self._split + self._categorical[0] * self._categorical[1] + outside)
+        self.sums: Floats = np.zeros(len(bins.numeric) * bins.width)
         self.rows = 0.0
         self._squares = 0.0
 
     def add(self, hour: Sparse, weight: float = 1.0, skip: Flags | None = None) -> None:
         """Add an hour; columns flagged in `skip` (inside an episode) stay out."""
-        filled, counts, summed, sums = hour.filled, hour.counts, hour.summed, hour.sums
-        if skip is not None and skip.any():
-            kept = ~skip[self._column_of(filled)]
-            filled, counts = filled[kept], counts[kept]
-            kept = ~skip[summed // self.bins.width]
-            summed, sums = summed[kept], sums[kept]
+        filled, counts, summed, sums = _kept(hour, skip, self.bins)
         self.counts[filled] += counts * weight
         self.sums[summed] += sums * weight
         self.rows += hour.rows * weight
@@ -158,11 +260,24 @@ class Totals:
         sums = self.sums.reshape(self._numeric[0], self.bins.width)
         return sums * self.bins.unit[:, None] + self.numeric[:, : self.bins.width] * self.bins.center[:, None]
 
-    def _column_of(self, positions: Positions) -> Any:
-        numeric, depth = self._numeric, max(self._categorical[1], 1)
-        after = positions - self._split
-        categorical = np.minimum(numeric[0] + after // depth, numeric[0] + self._categorical[0] - 1)
-        return np.where(after < 0, positions // (self.bins.width + 5), categorical)
+
+def _kept(hour: Sparse, skip: Flags | None, bins: Bins) -> tuple[Any, Any, Any, Any]:
+    """Positions and counts, positions and sums of an hour, without the columns flagged in `skip`."""
+    filled, counts, summed, sums = hour.filled, hour.counts, hour.summed, hour.sums
+    if skip is not None and skip.any():
+        kept = ~skip[_column_of(filled, bins)]
+        filled, counts = filled[kept], counts[kept]
+        kept = ~skip[summed // bins.width]
+        summed, sums = summed[kept], sums[kept]
+    return filled, counts, summed, sums
+
+
+def _column_of(positions: Positions, bins: Bins) -> Any:
+    """Column, the numeric ones first, of positions in `Totals.counts`; what follows the counts has the last one's."""
+    width, last = bins.width + 5, len(bins.numeric) + len(bins.categorical) - 1
+    after = positions - len(bins.numeric) * width
+    categorical = np.minimum(len(bins.numeric) + after // max(bins.depth + 3, 1), last)
+    return np.where(after < 0, positions // width, categorical)
 
 
 @dataclass(frozen=True)
@@ -177,6 +292,7 @@ class Comparison:
     says: str
 
 
+@lru_cache(maxsize=4096)  # a window asks for nearly the same hours as the one before
 def same_local_hour(start: datetime, days: int, zone: ZoneInfo) -> datetime:
     """The hour `days` earlier on the wall clock of `zone`.
 
@@ -222,79 +338,79 @@ def comparisons(
     weeks : int
         The latest so many good weeks, within twice as many, make the tier ``week``.
     """
-    history.want(needed_hours(start, zone, weeks))
-    found: list[Comparison] = []
-    for tier in ("week", "day"):
-        found += _seasonal(tier, _seasons(weeks)[tier], start, history, flags, zone)
-    trails = _trails(start, history, flags)
-    for scale in SCALES:
-        current = Totals(history.bins)
-        for k in range(scale):
-            hour = history.get(start - k * HOUR)
-            if hour:
-                current.add(hour)
-        if not current.rows:
+    rows = history.rows(needed_hours(start, zone, weeks))
+    seasons = {tier: _blocks(start, rows, zone, _NEEDS[tier], season) for tier, season in _seasons(weeks).items()}
+    trails, windows = _trails(start, rows), {scale: _filled(start, scale, rows) for scale in SCALES}
+    of_seasons = [hour for blocks in seasons.values() for at, block in blocks.items() for hour in (at, *block)]
+    history.want([*windows[max(SCALES)], *of_seasons, *(hour for trail in trails.values() for hour in trail)])
+    current, found, like = {}, [], None
+    for scale, hours in windows.items():
+        current[scale] = history.sum_of(("window", scale), dict.fromkeys(hours), like)
+        like = ("window", scale)
+    for tier, blocks in seasons.items():
+        found += _seasonal(tier, _seasons(weeks)[tier][1], blocks, windows, current, history, flags)
+    for scale, trail in trails.items():
+        if not current[scale].rows:
             continue
-        trail, used = trails[scale]
-        if used >= _NEEDS["trail"]:
-            found.append(Comparison("trail", scale, current, trail, 100, f"the last {used} good hours"))
-        found.append(Comparison("reference", scale, current, reference, 100, "the reference"))
+        if len(trail) >= _NEEDS["trail"]:
+            total = history.sum_of(("trail", scale), _flagged(trail, flags), ("trail", SCALES[0]))
+            found.append(Comparison("trail", scale, current[scale], total, 100, f"the last {len(trail)} good hours"))
+        found.append(Comparison("reference", scale, current[scale], reference, 100, "the reference"))
     return found
 
 
-def _trails(start: datetime, history: History, flags: Mapping[datetime, Flags]) -> dict[int, tuple[Totals, int]]:
-    """Per scale, the sum of the last good hours before its window, and how many they are."""
+def _filled(start: datetime, scale: int, rows: Mapping[datetime, int]) -> list[datetime]:
+    """Hours with rows of the window of this scale, newest first."""
+    return [hour for hour in (start - k * HOUR for k in range(scale)) if rows[hour]]
+
+
+def _flagged(hours: Iterable[datetime], flags: Mapping[datetime, Flags]) -> dict[datetime, Flags | None]:
+    return {hour: flags.get(hour) for hour in hours}
+
+
+def _trails(start: datetime, rows: Mapping[datetime, int]) -> dict[int, list[datetime]]:
+    """Per scale, the last good hours before its window."""
     before = [start - k * HOUR for k in range(1, max(SCALES) + 2 * TRAIL_HOURS)]
-    good = [hour for hour in before if history.get(hour)]
-    first = {scale: sum(hour > start - scale * HOUR for hour in good) for scale in SCALES}
-    shared = range(max(first.values()), min(min(first.values()) + TRAIL_HOURS, len(good)))
-    common = Totals(history.bins)
+    good = [hour for hour in before if rows[hour]]
+    return {scale: [hour for hour in good if hour <= start - scale * HOUR][:TRAIL_HOURS] for scale in SCALES}
 
-    def add(total: Totals, i: int) -> None:
-        hour = history.get(good[i])
-        if hour:
-            total.add(hour, skip=flags.get(good[i]))
 
-    for i in shared:
-        add(common, i)
+def _blocks(
+    start: datetime, rows: Mapping[datetime, int], zone: ZoneInfo, needs: int, season: tuple[int, int, int]
+) -> dict[datetime, list[datetime]]:
+    """Hour of the day that ends with the window -> its latest same hours with rows; hours with enough of them only."""
+    days, most, back = season
     found = {}
-    for scale, i in first.items():
-        total, last = common.copy(), min(i + TRAIL_HOURS, len(good))
-        for k in range(i, last):
-            if k not in shared:
-                add(total, k)
-        found[scale] = (total, last - i)
+    for at in _filled(start, max(SCALES), rows):
+        earlier = (same_local_hour(at, days * k, zone) for k in range(1, back + 1))
+        same = [hour for hour in earlier if rows[hour]][:most]
+        if len(same) >= min(needs, most):
+            found[at] = same
     return found
 
 
 def _seasonal(
     tier: str,
-    season: tuple[int, int, int],
-    start: datetime,
+    most: int,
+    blocks: Mapping[datetime, Sequence[datetime]],
+    windows: Mapping[int, Sequence[datetime]],
+    whole: Mapping[int, Totals],
     history: History,
     flags: Mapping[datetime, Flags],
-    zone: ZoneInfo,
 ) -> list[Comparison]:
-    days, most, back = season
-    current, baseline = Totals(history.bins), Totals(history.bins)
-    rows, fewest, found = 0, most, []
-    for k in range(max(SCALES)):
-        at = start - k * HOUR
-        hour = history.get(at)
-        if hour:
-            rows += hour.rows
-            block, used = Totals(history.bins), 0
-            for back_k in range(1, back + 1):
-                earlier = same_local_hour(at, days * back_k, zone)
-                same = history.get(earlier)
-                if same and used < most:
-                    block.add(same, skip=flags.get(earlier))
-                    used += 1
-            if used >= min(_NEEDS[tier], most) and block.rows:
-                current.add(hour)
-                baseline.add_block(block, hour.rows / block.rows)
-                fewest = min(fewest, used)
-        if k + 1 in SCALES and rows and current.rows >= 0.8 * rows:
+    """Each scale beside the hours of its blocks, which have the weight of the hour that they stand for."""
+    rows, baseline, fewest, done, found = history.rows(()), Totals(history.bins), most, 0, []
+    for scale, hours in windows.items():
+        for at in hours[done:]:
+            if at in blocks:
+                block = history.sum_of((tier, at), _flagged(blocks[at], flags))
+                baseline.add_block(block, rows[at] / block.rows)
+                fewest = min(fewest, len(blocks[at]))
+        done, judged = len(hours), [at for at in hours if at in blocks]
+        total = sum(rows[at] for at in hours)
+        if total and sum(rows[at] for at in judged) >= 0.8 * total:
+            same = len(judged) == len(hours)
+            now = whole[scale] if same else history.sum_of((tier, scale), dict.fromkeys(judged), ("window", scale))
             says = f"the same hours of {fewest} earlier {tier}s"
-            found.append(Comparison(tier, k + 1, current.copy(), baseline.scaled(), most, says))
+            found.append(Comparison(tier, scale, now, baseline.scaled(), most, says))
     return found

@@ -9,6 +9,7 @@ feature) is drifted when its squared distance exceeds sampling noise *and* the b
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -234,8 +235,13 @@ def _usual_spread(compared: Sequence[Comparison]) -> Floats:
     reference = next((c.baseline for c in compared if c.tier == "reference"), None)
     if reference is None:
         return np.zeros(len(compared[0].current.bins.numeric) if compared else 0)
-    bins = reference.bins
-    return statistics.binned_std(bins.padded_edges, reference.numeric[:, : bins.width], reference.values)
+    return _spread_of(reference)
+
+
+@lru_cache(maxsize=4)  # the reference is the same in every window
+def _spread_of(baseline: Totals) -> Floats:
+    bins = baseline.bins
+    return statistics.binned_std(bins.padded_edges, baseline.numeric[:, : bins.width], baseline.values)
 
 
 def _chance(measured: Distances, alpha: float) -> Floats:
