@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from typing import ClassVar
 
 from airflow.listeners import hookimpl
 from airflow.plugins_manager import AirflowPlugin
@@ -25,4 +24,4 @@ class HindcastPlugin(AirflowPlugin):
     """What Airflow is told of."""
 
     name = "hindcast"
-    listeners: ClassVar = [Preload()]
+    listeners = [Preload()]  # noqa: RUF012 - Airflow's base class declares it as an instance's

@@ -436,6 +436,17 @@ def test_a_feature_that_was_always_one_value_is_constant(tmp_path: Path) -> None
     assert feature_statuses(world, "drift", "fixed") == {"constant"}
 
 
+def test_a_feature_with_more_values_than_bins_says_so(tmp_path: Path) -> None:
+    """4,000 cities, of which 1,000 have a bin."""
+    cities = pa.array([f"city {k % 4000}" for k in range(20_000)])
+    world = one_hour(tmp_path, lambda t: t.append_column("feature_city", cities[:300]), features=None)
+    pq.write_table(worlds.reference().append_column("feature_city", cities), world.folder / "reference.parquet")
+    check_window(world, 0)
+    reasons = [row["reason"] for row in rows_of(world.results, "drift", feature="city")]
+    assert reasons
+    assert all("75% of the reference's rows have a value without a bin" in reason for reason in reasons)
+
+
 def test_an_hour_without_partition_is_empty_and_no_fault(tmp_path: Path) -> None:
     world = one_hour(tmp_path)
     found = check_window(world, 5)

@@ -201,6 +201,11 @@ def _rows(
             if status == "ok" and decision and decision.drifted is None and decision.tier == comparison.tier:
                 status, reason = "insufficient_data", decision.reason
             rows += _metric_rows(run, name, baseline, comparison, found, decision, status, reason, version)
+    crowded = run.reference.high_cardinality
+    for row in rows:
+        share = crowded.get(f"feature_{row['feature']}")
+        if share:
+            row["reason"] += f"; {share:.0%} of the reference's rows have a value without a bin: these count as one"
     return rows
 
 
