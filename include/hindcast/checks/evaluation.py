@@ -10,7 +10,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from hindcast.errors import SourceUnreadable
 from hindcast.performance.evaluation import (
     Evaluation,
     Part,
@@ -21,7 +20,7 @@ from hindcast.performance.evaluation import (
     sums_from_bytes,
 )
 from hindcast.performance.labels import LabelRows, Labels, gathered, label_rows, microseconds, positions_among
-from hindcast.performance.parts import LABEL_COLUMNS, evaluate_part, evaluate_parts, fingerprints, label_table
+from hindcast.performance.parts import evaluate_part, evaluate_parts, fingerprints, label_tables
 from hindcast.profile.columns import flags, is_text, open_parquet, positions
 from hindcast.profile.facts import FINGERPRINT, sidecar_files
 from hindcast.window import HOUR
@@ -200,21 +199,9 @@ def _label_rows(source: Source, item: LogObject, *, numeric: bool) -> tuple[Labe
         return _HELD[key]
     file = source.open(item)
     if file.metadata.num_rows > _HELD_ROWS:
-        return _read_labels(file, item, numeric=numeric)
-    held = tuple(_read_labels(file, item, numeric=numeric))
+        return (label_rows(table, numeric=numeric) for table in label_tables(file, item.name))
+    held = tuple(label_rows(table, numeric=numeric) for table in label_tables(file, item.name))
     _HELD[key] = held
     while len(_HELD) > _HELD_FILES or sum(rows.keys.size for each in _HELD.values() for rows in each) > _HELD_ROWS:
         _HELD.popitem(last=False)
     return held
-
-
-def _read_labels(file: pq.ParquetFile, item: LogObject, *, numeric: bool) -> Iterator[LabelRows]:
-    """Read labels whatever types the file has; a column that it lacks is null."""
-    wanted = [name for name in LABEL_COLUMNS if name in file.schema_arrow.names]
-    for group in range(file.num_row_groups):
-        try:
-            table = file.read_row_group(group, columns=wanted, use_threads=False)
-        except (OSError, pa.ArrowException) as error:
-            message = f"{item.name}: is no readable file of labels: {error}"
-            raise SourceUnreadable(message) from error
-        yield label_rows(label_table(table), numeric=numeric)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from hindcast.engines.base import Plan, Scan
+from hindcast.engines.base import GIGABYTE, Plan, Scan
 from hindcast.engines.bigquery_sql import (
     AS_NUMBER,
     AS_TEXT,
@@ -43,7 +43,6 @@ if TYPE_CHECKING:
     from hindcast.profile.facts import RowFacts
 
 logger = logging.getLogger(__name__)
-GIGABYTE = 10**9
 
 
 @dataclass(frozen=True)

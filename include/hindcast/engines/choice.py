@@ -5,14 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from hindcast.engines.base import GIGABYTE
 from hindcast.errors import UsageError
 
 if TYPE_CHECKING:
     from hindcast.config import ModelFile
     from hindcast.engines.base import Engine
     from hindcast.sources.base import Manifest
-
-GIGABYTE = 10**9
 
 
 @dataclass(frozen=True)

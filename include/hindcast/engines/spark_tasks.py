@@ -21,11 +21,9 @@ import pyarrow.parquet as pq
 
 from hindcast.engines.base import Scan
 from hindcast.engines.local import LocalEngine
-from hindcast.errors import SourceUnreadable
-from hindcast.performance.parts import LABEL_COLUMNS, label_table
-from hindcast.profile.columns import common_type, conformed, nulls, positions
-from hindcast.profile.facts import Sidecar
-from hindcast.profile.hashing import fingerprint64
+from hindcast.performance.parts import fingerprints, label_table, label_tables
+from hindcast.profile.columns import conformed, positions
+from hindcast.profile.facts import Sidecar, united
 from hindcast.profile.profile import Profile
 from hindcast.profile.sampling import DuplicateCounter
 
@@ -119,20 +117,6 @@ class Settled:
     rows: int
     duplicates: int
     schema: pa.Schema
-
-
-def united(first: pa.Schema, second: pa.Schema) -> pa.Schema:
-    """Schema for row facts of two.
-
-    Examples
-    --------
-    >>> united(pa.schema({"a": pa.int64()}), pa.schema({"a": pa.float64(), "b": pa.string()})).types
-    [DataType(double), DataType(string)]
-    """
-    kinds = {field.name: field.type for field in first}
-    for field in second:
-        kinds[field.name] = common_type(kinds.get(field.name, pa.null()), field.type)
-    return pa.schema(kinds)
 
 
 def scan_units(job: Job, batches: Batches) -> Batches:
@@ -231,11 +215,11 @@ def buckets(rows: pa.RecordBatch, bits: int) -> Integers:
     [2, 2, 2, 3]
     """
     turns = np.arange(rows.num_rows, dtype=np.int64) & ((1 << bits) - 1)
-    if not bits or "prediction_id" not in rows.schema.names:
+    found = fingerprints(dict(zip(rows.schema.names, rows.columns, strict=True))) if bits else None
+    if found is None:
         return turns
-    ids = rows.column("prediction_id")
-    top = (fingerprint64(ids).view(np.uint64) >> np.uint64(64 - bits)).astype(np.int64)
-    absent = nulls(ids)
+    keys, absent = found
+    top = (keys.view(np.uint64) >> np.uint64(64 - bits)).astype(np.int64)
     return top if absent is None else np.where(absent, turns, top)
 
 
@@ -261,8 +245,10 @@ def _settle_rows(path: Path, payloads: Iterable[bytes]) -> Settled:
         for batch in _from_bytes(payload):
             sidecar.add(batch)
             rows, schema = rows + batch.num_rows, united(schema, batch.schema)
-            if "prediction_id" in batch.schema.names:
-                ids.add(fingerprint64(batch.column("prediction_id").drop_null()))
+            found = fingerprints(dict(zip(batch.schema.names, batch.columns, strict=True)))
+            if found is not None:
+                keys, absent = found
+                ids.add(keys if absent is None else keys[~absent])
     sidecar.close()  # renames: another attempt of this task writes the same under a name of its own
     duplicates = ids.count()
     ids.close()
@@ -330,12 +316,8 @@ def read_labels(source: Source, item: LogObject) -> pa.Table:
         It is no Parquet, or cut short.
     """
     with source.open(item) as file:
-        wanted = [name for name in LABEL_COLUMNS if name in file.schema_arrow.names]
-        try:
-            return label_table(file.read(columns=wanted, use_threads=False))
-        except (OSError, pa.ArrowException) as error:
-            message = f"{item.name}: is no readable file of labels: {error}"
-            raise SourceUnreadable(message) from error
+        none = label_table(file.schema_arrow.empty_table())  # of what type labels are is known of an empty file too
+        return pa.concat_tables([none, *label_tables(file, item.name)])
 
 
 def deal_labels(join: Join, batches: Batches) -> Batches:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
+from hindcast.errors import SourceUnreadable
 from hindcast.performance.evaluation import WHOLE, Part, two
 from hindcast.performance.labels import Labels, as_floats, class_name, gathered, label_rows, microseconds
 from hindcast.performance.outcomes import Outcomes, exact_sum
@@ -18,8 +19,10 @@ from hindcast.profile.facts import FINGERPRINT, as_moments
 from hindcast.profile.hashing import fingerprint64
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from datetime import datetime
+
+    import pyarrow.parquet as pq
 
     from hindcast.performance.evaluation import Question, Sums
 
@@ -58,6 +61,24 @@ def label_table(table: pa.Table) -> pa.Table:
     ids, moments = as_text(columns["prediction_id"]), as_moments(columns["label_timestamp"])
     columns["prediction_id"] = pa.nulls(table.num_rows, pa.string()) if ids is None else ids
     return pa.table({**columns, "label_timestamp": moments})
+
+
+def label_tables(file: pq.ParquetFile, name: str) -> Iterator[pa.Table]:
+    """Labels of a file, row group by row group.
+
+    Raises
+    ------
+    SourceUnreadable
+        It is no file of labels; `name` says which.
+    """
+    wanted = [column for column in LABEL_COLUMNS if column in file.schema_arrow.names]
+    for group in range(file.num_row_groups):
+        try:
+            table = file.read_row_group(group, columns=wanted, use_threads=False)
+        except (OSError, pa.ArrowException) as error:
+            message = f"{name}: is no readable file of labels: {error}"
+            raise SourceUnreadable(message) from error
+        yield label_table(table)
 
 
 def evaluate_part(question: Question, facts: pa.Table, labels: pa.Table | Labels | None, moment: datetime) -> Part:

@@ -323,7 +323,7 @@ class Sidecar:
 
     def add(self, batch: pa.RecordBatch) -> None:
         """Write a batch, sooner or later."""
-        schema = _united(self._schema, batch.schema)
+        schema = united(self._schema, batch.schema)
         if schema != self._schema and self._writer is not None:
             self._flush()
             self._end_part()
@@ -388,7 +388,14 @@ class Sidecar:
         self._end_part()
 
 
-def _united(first: pa.Schema, second: pa.Schema) -> pa.Schema:
+def united(first: pa.Schema, second: pa.Schema) -> pa.Schema:
+    """Schema for row facts of two.
+
+    Examples
+    --------
+    >>> united(pa.schema({"a": pa.int64()}), pa.schema({"a": pa.float64(), "b": pa.string()})).types
+    [DataType(double), DataType(string)]
+    """
     kinds = {f.name: f.type for f in first}
     for f in second:
         kinds[f.name] = common_type(kinds[f.name], f.type) if f.name in kinds else f.type
