@@ -16,7 +16,7 @@ from scipy.stats import ks_2samp, wasserstein_distance
 
 import measure
 from data import NUMERIC
-from hindcast.drift import statistics
+from hindcast.drift import moments, statistics
 from hindcast.profile import files
 from hindcast.profiling import profile_files
 from measure import Table, script
@@ -64,14 +64,14 @@ def binned(reference: Path, current: Path, n_bins: int, sigma: Array) -> Array:
     a, b = then.numeric[use, : bins.width], now.numeric[use, : bins.width]
     edges, sums, others = bins.padded_edges[use], then.values()[use], now.values()[use]
     deciles = statistics.merge_bins(a, b, groups=10)
-    distance = statistics.wasserstein_distance(edges, a, sums, b, others)
+    distance = moments.wasserstein_distance(edges, a, sums, b, others)
     return np.array(
         [
             statistics.ks_statistic(a, b),
             statistics.jensen_shannon_distance(*deciles),
             statistics.population_stability_index(*deciles),
             distance / sigma,
-            distance / statistics.binned_std(edges, a, sums),
+            distance / moments.binned_std(edges, a, sums),
         ]
     )
 

@@ -53,24 +53,26 @@ def drift(then: Any, now: Any) -> Numbers:
     """Distances and p-values of two profiles with the same bins, all features at once."""
     import numpy as np
 
+    from hindcast.drift import moments
+    from hindcast.drift import significance as p
     from hindcast.drift import statistics as s
 
     bins = now.bins
     a, b = then.numeric[:, : bins.width], now.numeric[:, : bins.width]
     n, m = a.sum(axis=1), b.sum(axis=1)
     deciles = s.merge_bins(a, b, groups=10)
-    scale = s.binned_std(bins.padded_edges, a, then.values())
+    scale = moments.binned_std(bins.padded_edges, a, then.values())
     ks = s.ks_statistic(a, b)
-    found = [ks, s.ks_pvalue(ks, n, m)]
+    found = [ks, p.ks_pvalue(ks, n, m)]
     found += [s.population_stability_index(*deciles), s.jensen_shannon_distance(*deciles)]
     found += [s.hellinger_distance(*deciles), s.total_variation(*deciles), s.kl_divergence(*deciles)]
-    found += [s.wasserstein_normalized(bins.padded_edges, a, then.values(), b, now.values(), scale=scale)]
+    found += [moments.wasserstein_normalized(bins.padded_edges, a, then.values(), b, now.values(), scale=scale)]
     known = s.pool_rare(then.categorical, now.categorical)
     chi2, freedom = s.chi2_statistic(*known), s.degrees_of_freedom(*known)
-    found += [chi2, s.chi2_pvalue(chi2, freedom), s.cramers_v(*known), s.population_stability_index(*known)]
+    found += [chi2, p.chi2_pvalue(chi2, freedom), s.cramers_v(*known), s.population_stability_index(*known)]
     found += [s.jensen_shannon_distance(*known), s.hellinger_distance(*known), s.l_infinity(*known)]
     missing = [profile.numeric[:, bins.width] for profile in (then, now)]
-    found += [s.two_proportion_pvalue(missing[0], then.rows, missing[1], now.rows)]
+    found += [p.two_proportion_pvalue(missing[0], then.rows, missing[1], now.rows)]
     return int(sum(np.isfinite(values).sum() for values in found))
 
 

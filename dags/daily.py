@@ -2,7 +2,8 @@
 
 ::
 
-    roll_up ── label_maturity ── retention
+    roll_up ─┬─ label_maturity ── retention
+             └─ multivariate
 
 The hours of a day are not waited for: a failed hour is counted as missing and does not silence its day.
 """
@@ -40,6 +41,7 @@ DOC = """\
 missing, rows, alerts, label coverage by age); `label_maturity` names windows whose labels never came; `retention`
 deletes check rows, profiles and row facts that are older than their limits (`hindcast.maintenance.Keep`), counted back
 from that day. Alerts, incidents, findings and the audit are kept.
+`multivariate` compares the day's sampled rows with the reference and the days before, all features at once.
 
 **On demand**: *Trigger*, with a day or without.
 
@@ -67,10 +69,12 @@ def daily(model: ModelFile) -> None:
         params=PARAMS,
         default_args=tasks.settings(model.owner.team),
     ):
-        steps = [
-            task(task_id=step, multiple_outputs=False)(tasks.run_daily)(step, str(model.path)) for step in tasks.DAILY
-        ]
-        steps[0] >> steps[1] >> steps[2]
+        steps = {
+            step: task(task_id=step, multiple_outputs=False)(tasks.run_daily)(step, str(model.path))
+            for step in tasks.DAILY
+        }
+        steps["roll_up"] >> steps["label_maturity"] >> steps["retention"]
+        steps["roll_up"] >> steps["multivariate"]
 
 
 def build() -> None:

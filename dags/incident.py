@@ -3,6 +3,7 @@
 ::
 
     diagnose ── report
+    multivariate
 """
 
 from __future__ import annotations
@@ -18,9 +19,11 @@ from hindcast.errors import ConfigError
 DOC = """\
 **An incident**: *Trigger* and name the model and the hours. `diagnose` reads the results of those hours and says what
 changed first, where, and what it may come from; `report` writes an HTML page of the newest hour below `reports` of the
-artifacts (its path is in the log). Nothing is decided or changed here.
+artifacts (its path is in the log). `multivariate` compares the sampled rows of those hours with the reference and the
+days before, all features at once, and writes its rows to the table `drift`. Nothing is decided here.
 
-The same without Airflow: `hindcast diagnose MODEL --from … --to …` and `hindcast report MODEL --window …`.
+The same without Airflow: `hindcast diagnose MODEL --from … --to …`, `hindcast report MODEL --window …` and
+`hindcast multivariate MODEL --from … --to …`.
 """
 
 
@@ -61,6 +64,7 @@ def build() -> None:
         diagnose = task(task_id="diagnose", multiple_outputs=False)(tasks.diagnose)(folder)
         report = task(task_id="report", multiple_outputs=False)(tasks.report)(folder)
         diagnose >> report
+        task(task_id="multivariate", multiple_outputs=False)(tasks.judge)(folder)
 
 
 build()

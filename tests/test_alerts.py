@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hindcast.alerts import REOPENS_WITHIN, RESOLVED_AFTER, alert_id, fold
+from hindcast.alerts import REOPENS_WITHIN, RESOLVED_AFTER, acceptance_of, alert_id, due, fold
 from hindcast.window import HOUR
 
 Row = dict[str, Any]
@@ -239,3 +239,67 @@ def test_a_gap_of_three_judged_windows_resolves_and_a_shorter_one_does_not(quiet
     alerts = fold([finding(3), finding(later)], judged(windows), [])
     assert len(alerts) == (2 if quiet >= RESOLVED_AFTER else 1)
     assert alerts[0]["opened_at"] - timedelta(hours=4) == START
+
+
+# --- accepted, planned
+
+
+def acceptance(hour: int, subject: str = "a", **changed: Any) -> Row:
+    row = {"kind": "drift", "subject": subject, "accepted_at": at(hour), "actor": "kim", "reason": "so be it"}
+    return {**row, "alert_id": "x", **changed}
+
+
+def test_an_accepted_alert_ends_at_that_moment_and_what_comes_later_is_another() -> None:
+    found = [finding(h) for h in range(3, 30)]
+    first, second = fold(found, judged(), [], acceptances=[acceptance(20)])
+    assert spans([first, second]) == [("a", 4, 20, 20), ("a", 21, 30, 33)]
+    assert '"resolution": "accepted by kim: so be it"' in first["details"]
+    assert "resolution" not in second["details"]
+
+
+def test_an_acceptance_of_what_is_not_open_or_of_another_subject_or_limit_ends_nothing() -> None:
+    found, plain = [finding(3)], fold([finding(3)], judged(), [])
+    for other in (acceptance(2), acceptance(7), acceptance(50), acceptance(5, "b"), acceptance(5, kind="quality")):
+        assert fold(found, judged(), [], acceptances=[other]) == plain, other
+    limit = [finding(h, kind="quality", metric="missing_ratio") for h in range(3, 9)]
+    assert fold(limit, judged(), [], acceptances=[acceptance(5, kind="quality")]) == fold(limit, judged(), [])
+
+
+def test_planned_findings_open_and_prolong_nothing_and_planned_windows_are_not_quiet() -> None:
+    sale = {"planned": "sale"}
+    assert fold([finding(3, **sale)], judged(), []) == []
+    found = [finding(3), *(finding(h, severity="critical", **sale) for h in range(4, 10))]
+
+    def planned(subject: str, start: datetime, _scale: int) -> str:
+        return "sale" if subject == "a" and at(4) <= start < at(10) else ""
+
+    (alert,) = fold(found, judged(), [], planned=planned)
+    assert (spans([alert]), alert["severity"]) == ([("a", 4, 4, 13)], "warning")
+
+
+accepted_ = st.lists(st.builds(acceptance, st.integers(0, 110), st.sampled_from("ab")), max_size=3)
+
+
+@given(found_, windows_, accepted_, st.integers(0, 110))
+def test_acceptances_too_give_hour_by_hour_what_they_give_at_once(
+    found: list[Row], windows: list[int], acceptances: list[Row], jump: int
+) -> None:
+    published: list[Row] = []
+    for now in (jump, 120):
+        seen = [f for f in found if f["window_start"] <= at(now)]
+        known = [row for row in acceptances if row["accepted_at"] <= at(now) + HOUR]
+        published = fold(seen, judged([w for w in windows if w <= now]), published, acceptances=known)
+    assert published == fold(found, judged(windows), [], acceptances=acceptances)
+
+
+def test_what_is_open_long_enough_is_due_once() -> None:
+    alerts = fold([*(finding(h) for h in range(3, 60)), finding(3, "b")], judged(), [])
+    after = {"drift": 24}
+    assert [a["subject"] for a in due(alerts, at(27), after, [])] == []
+    (ripe,) = due(alerts, at(28), after, [])
+    row = acceptance_of(ripe, at(28), automatic=True, actor="hindcast", reason="")
+    assert (row["since"], row["accepted_at"], row["alert_id"]) == (at(3), at(28), ripe["alert_id"])
+    assert due(alerts, at(29), after, [row]) == []
+    assert due(alerts, at(29), {"drift": None}, []) == due(alerts, at(29), {}, []) == []
+    limit = fold([finding(h, kind="quality", metric="missing_ratio") for h in range(3, 60)], judged(), [])
+    assert due(limit, at(50), {"quality": 24}, []) == []

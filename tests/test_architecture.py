@@ -16,12 +16,13 @@ FLOORS: dict[str, float] = {
     # 1: words
     "errors": 1, "metrics": 1,
     # 2: the row kernel, time, model files
-    "window": 2, "config": 2, "spread": 2, "importance": 2,
+    "window": 2, "calendar": 2.1, "config": 2.2, "spread": 2, "importance": 2,
     "profile.bins": 2, "profile.columns": 2.1, "profile.hashing": 2.2, "profile.profile": 2.2, "profile.sampling": 2.3,
     "profile.fit": 2.3, "profile.scan": 2.4, "profile.facts": 2.4, "profile.files": 2.4,
     # 3: one module per computation; sources and results
     "infer": 3, "datadocs": 3, "quality": 3.1, "alerts": 3,
-    "drift.statistics": 3, "drift.baseline": 3, "drift.policy": 3.1,
+    "drift.multivariate": 3, "drift.statistics": 3, "drift.baseline": 3, "drift.moments": 3.1, "drift.ranks": 3.1,
+    "drift.significance": 3.2, "drift.policy": 3.3, "drift.measures": 3.3,
     "performance.intervals": 3, "performance.formulas": 3.1, "performance.scores": 3.2, "performance.outcomes": 3.3,
     "performance.labels": 3, "performance.degradation": 3.1, "performance.counted": 3, "performance.service": 3.1,
     "performance.evaluation": 3.4, "performance.parts": 3.5,
@@ -34,11 +35,13 @@ FLOORS: dict[str, float] = {
     "report.words": 4, "report.charts": 4.1, "report.reading": 4.1, "report.verdict": 4.2, "report.sections": 4.2,
     "report.pages": 4.3,
     # 5: the checks, which a task and a command share
-    "checks.reference": 5, "checks.run": 5.1, "checks.pull": 5.2, "checks.quality": 5.2, "checks.drift": 5.2,
+    "checks.reference": 5, "checks.context": 5, "checks.levels": 5, "checks.run": 5.1, "checks.pull": 5.2,
+    "checks.quality": 5.2, "checks.drift": 5.2,
     "checks.evaluation": 5.2, "checks.performance": 5.3, "checks.importance": 5.3, "diagnosis": 5.4,
-    "checks.triage": 5.5, "checks": 5.6,
+    "checks.multivariate": 5.3, "checks.triage": 5.5, "checks": 5.6,
+    "acceptance": 5.7,
     # 6: what people and schedulers call
-    "requests": 6, "views": 6, "replay": 6, "profiling": 6, "maintenance": 6, "tasks": 6.1, "cli": 6.1,
+    "requests": 6, "views": 6, "replay": 6, "whatif": 6, "profiling": 6, "maintenance": 6, "tasks": 6.1, "cli": 6.1,
 }  # fmt: skip
 WORLDLY = {"connections", "sources", "results"}
 PURE = {name for name, floor in FLOORS.items() if floor < 4 and name.split(".")[0] not in WORLDLY}

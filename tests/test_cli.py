@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import click
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -80,6 +81,10 @@ def test_check_says_each_check_on_a_line(world: worlds.World) -> None:
         ["check", "alpha", "--window", "2024-03-04T05", "--frobnicate"],
         ["replay", "alpha", "--from", "2024-03-04T05", "--to", "2024-03-04T04"],
         ["replay", "alpha", "--from", "2024-03-04T05", "--to", "2024-03-04T06", "--jobs", "0"],
+        ["replay", "alpha", "--from", "2024-03-04T05", "--to", "2024-03-04T06", "--what-if", "nothing.yaml"],
+        ["incidents", "show", "nonsense"],
+        ["incidents", "accept", "nonsense"],
+        ["incidents", "accept"],
         ["replay", "nobody", "--from", "2024-03-04T05", "--to", "2024-03-04T06"],
         ["report", "alpha", "-o", "x.html"],
         ["report", "alpha", "--day", "someday", "-o", "x.html"],
@@ -241,6 +246,35 @@ def test_incidents_are_listed_with_their_cause(world: worlds.World) -> None:
     assert all(row["root_cause"] and row["title"] for row in found)
     assert cli_json(world, "incidents", "alpha", "--all") == found
     assert found[0]["incident_id"] in cli(world, "incidents").stdout
+    assert cli_json(world, "incidents", "list", "alpha") == found
+    shown = cli_json(world, "incidents", "show", found[0]["incident_id"])
+    assert {"performance", "quality"} <= {alert["kind"] for alert in shown["alerts"]}
+    text_ = cli(world, "incidents", "show", found[0]["incident_id"][:8]).stdout
+    assert "open; accepted by itself 2024-03-11T03:00Z" in text_, "six days after the loss began"
+    assert "--by" in cli_help("incidents", "accept")
+
+
+def cli_help(*arguments: str) -> str:
+    from click.testing import CliRunner
+
+    from hindcast.cli import main
+
+    found = CliRunner().invoke(main, [*arguments, "--help"])
+    assert found.exit_code == 0
+    return found.output
+
+
+def test_a_limit_cannot_be_accepted_and_the_rest_of_its_incident_can(world: worlds.World, tmp_path: Path) -> None:
+    copy = worlds.copied(world, tmp_path / "w")
+    (incident,) = cli_json(copy, "incidents")
+    key = incident["incident_id"]
+    found = cli(copy, "incidents", "accept", key, "--subject", "stops")
+    assert (found.exit_code, "a limit is no level; change it in the model file" in found.stderr) == (2, True)
+    done = cli_json(copy, "incidents", "accept", key, "--by", "kim")
+    assert "*" in {row["subject"] for row in done}
+    assert {row["kind"] for row in done} <= {"performance", "drift"}
+    firing = {(alert["kind"], alert["subject"]) for alert in cli_json(copy, "status")[0]["firing"]}
+    assert firing == {("quality", "stops")}
 
 
 def test_diagnose_says_how_far_the_metric_fell(world: worlds.World) -> None:
@@ -332,7 +366,10 @@ def test_every_command_has_the_common_options_and_help(world: worlds.World) -> N
     assert set(main.commands) >= {
         "check", "replay", "init", "status", "report", "diagnose", "profile", "incidents", "checklist", "validate",
     }  # fmt: skip
-    for command in main.commands.values():
+    groups = [command for command in main.commands.values() if isinstance(command, click.Group)]
+    inner = [command for group in groups for command in group.commands.values()]
+    assert {group.name for group in groups} == {"incidents"}
+    for command in [*(command for command in main.commands.values() if command not in groups), *inner]:
         options = {name for parameter in command.params for name in parameter.opts}
         assert {"--config", "--results", "--json"} <= options
         assert command.help

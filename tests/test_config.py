@@ -2,7 +2,7 @@
 
 import re
 import textwrap
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -280,3 +280,73 @@ def test_any_bytes_are_loaded_or_refused_as_a_configuration_error(tmp_path: Path
     path.write_bytes(content)
     with pytest.raises(ConfigError):
         config.load(path)
+
+
+# --- rules of the policy
+
+
+def refused(folder: Path, **more: object) -> str:
+    with pytest.raises(ConfigError) as caught:
+        config.load(write(folder, with_(**more)))
+    return str(caught.value).removeprefix(f"{folder}/m.yaml: ")
+
+
+def test_a_threshold_beyond_critical_is_refused(tmp_path: Path) -> None:
+    found = refused(tmp_path, performance={"threshold": 0.2})
+    assert found == "performance: threshold (0.2) must not exceed critical (0.1)"
+    assert config.load(write(tmp_path, with_(performance={"threshold": 0.1}))).performance.critical == 0.1
+
+
+@pytest.mark.parametrize(
+    ("entry", "words"),
+    [
+        ({"to": "2026-12-24"}, "from (2026-12-24) must lie before to (2026-12-24), which is exclusive"),
+        ({"to": "2028-01-01", "repeat": "yearly"}, "2026-12-24 to 2028-01-01 is too long to be repeated yearly"),
+        ({"to": "2027-01-02", "repeat": "weekly"}, "too long to be repeated weekly"),
+        ({"repeat": "daily"}, "quiet.0.repeat: got 'daily'; allowed: 'weekly' or 'yearly'"),
+        ({"reason": ""}, "quiet.0.reason: got ''"),
+        ({"from": "soon"}, "quiet.0.from: got 'soon'; is no moment; allowed: a date or time such as"),
+        ({"subject": ["a"]}, "quiet.0.subject: unknown key 'subject' (did you mean 'subjects'?)"),
+        ({"subjects": []}, "quiet.0.subjects: got []"),
+        ({"subjects": ["amuont"]}, "quiet.0.subjects: 'amuont' is about no feature of the file; known: amount, *"),
+        ({"subjects": ["carrier=HA"]}, "quiet.0.subjects: 'carrier=HA' is about no segment of the file; known: origin"),
+    ],
+)
+def test_a_wrong_quiet_entry_is_refused(tmp_path: Path, entry: dict[str, object], words: str) -> None:
+    usual = {"from": "2026-12-24", "to": "2026-12-27", "reason": "Christmas"}
+    found = refused(tmp_path, features={"amount": {"type": "numeric"}}, segments=["origin"], quiet=[{**usual, **entry}])
+    assert words in found
+
+
+def test_a_quiet_date_is_one_of_the_schedules_zone_and_a_moment_is_utc(tmp_path: Path) -> None:
+    text = """
+        model: m
+        task: binary
+        logs: {uri: l}
+        reference: {uri: r}
+        schedule: {timezone: Europe/Berlin}
+        quiet:
+          - {from: 2026-12-24, to: 2026-12-25, reason: holiday}
+          - {from: 2026-03-02T08:00, to: 2026-03-02T10:00+01:00, reason: release, subjects: [anything]}
+    """
+    calendar = config.load(write(tmp_path, text)).calendar
+    planned = {
+        hour: calendar.planned("anything", hour)
+        for day in (datetime(2026, 12, 23, tzinfo=UTC), datetime(2026, 3, 2, tzinfo=UTC))
+        for hour in (day + timedelta(hours=k) for k in range(60))
+    }
+    hours = [hour.isoformat()[:13] for hour, reason in planned.items() if reason]
+    assert (hours[0], hours[23], len(hours)) == ("2026-12-23T23", "2026-12-24T22", 25)
+    assert hours[24] == "2026-03-02T08"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"quiet": [{"from": "2026-12-24", "to": "2026-12-25", "reason": "holiday"}]},
+        {"drift": {"accept_after_hours": None}}, {"drift": {"effect_floor": 0.2}}, {"drift": {"scales": [1]}},
+    ],
+)  # fmt: skip
+def test_the_digest_changes_with_the_policy(tmp_path: Path, change: dict[str, object]) -> None:
+    before = config.load(write(tmp_path, SMALLEST)).digest
+    assert config.load(write(tmp_path, {**SMALLEST, **change})).digest != before

@@ -35,8 +35,13 @@ DAILY = {
     "roll_up": ([], "all_success"),
     "label_maturity": (["roll_up"], "all_success"),
     "retention": (["label_maturity"], "all_success"),
+    "multivariate": (["roll_up"], "all_success"),
 }
-INCIDENT = {"diagnose": ([], "all_success"), "report": (["diagnose"], "all_success")}
+INCIDENT = {
+    "diagnose": ([], "all_success"),
+    "report": (["diagnose"], "all_success"),
+    "multivariate": ([], "all_success"),
+}
 BROKEN = {"configuration": ([], "all_success")}
 
 RESOURCES = {

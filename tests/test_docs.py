@@ -88,6 +88,9 @@ def test_commands_options_targets_and_variables_exist(path: Path) -> None:
             command = main.commands.get(called[1])
             assert command is not None, line
             arguments = re.split(r"[|#;&]", called[2])[0]
+            if isinstance(command, click.Group):
+                action = (arguments.split() or ["list"])[0]
+                command = command.commands.get(action, command.commands["list"])
             options = {name for param in command.params if isinstance(param, click.Option) for name in param.opts}
             assert {word for word in shlex.split(arguments) if word.startswith("-")} <= options, line
 

@@ -86,6 +86,14 @@ def test_an_incident_is_resolved_with_its_last_alert() -> None:
     assert (row["state"], row["resolved_at"], row["resolution"]) == ("open", None, None)
 
 
+def test_its_resolution_says_who_accepted_what() -> None:
+    said = {"details": json.dumps({"resolution": "accepted by kim: new tariff"})}
+    row = incident_of([alert(1, 5, **said), alert(2, 9, subject="b")])
+    assert row["resolution"] == "a accepted by kim: new tariff; all others resolved by themselves"
+    assert incident_of([alert(1, 5, **said)])["resolution"] == "a accepted by kim: new tariff"
+    assert incident_of([alert(1, 5)])["resolution"] == "all alerts resolved by themselves"
+
+
 def test_its_id_is_that_of_its_first_alert_and_model_and_stays_as_more_join() -> None:
     first = alert(1, None)
     ids = {

@@ -190,6 +190,7 @@ CONTENT: dict[str, dict[str, Any]] = {
     "outcomes": {"label_age_hours": 0, "outcomes": b""},
     "profiles": {"bins_digest": "x", "rows": 1, "profile": b""},
     "memory": {"check": "drift", "content": b""},
+    "episodes": {"check": "drift", "subject": "a"},
 }
 
 

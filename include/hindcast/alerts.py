@@ -1,6 +1,7 @@
 """Alerts are a fold over findings in window order.
 
-One per onset, seen again, resolved after quiet windows, re-opened if it comes back within a day.
+One per onset, seen again, resolved after quiet windows or when its level is accepted, re-opened if it comes back within
+a day of quiet. What is planned opens nothing, and an alert that is open stands still meanwhile.
 Running a window again replaces its findings and folds again, so nothing is counted twice. An episode that overlaps one
 that was published keeps that one's id, so that nobody is paged twice for it.
 """
@@ -9,35 +10,44 @@ from __future__ import annotations
 
 import hashlib
 import json
+from bisect import bisect_right
 from dataclasses import dataclass, field
 from datetime import timedelta
+from functools import cached_property
+from itertools import takewhile
 from typing import TYPE_CHECKING, Any
 
 from hindcast.window import HOUR
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
     from datetime import datetime
+
+    # (subject, start of the newest hour, hours) -> why it is planned, or nothing.
+    Planned = Callable[[str, datetime, int], str]
 
 RESOLVED_AFTER = 3
 # What comes back within a day of its resolution is the same episode: nobody is paged twice for it.
 REOPENS_WITHIN = timedelta(hours=24)
 # By then it can neither re-open, nor does the longest scale still hold one of its hours.
 SETTLED_AFTER = REOPENS_WITHIN + timedelta(hours=24)
+# Of the kind quality, what is judged against a baseline and not against a limit.
+LEVELS = {"missing_ratio_change"}
 _RANK = {"warning": 0, "critical": 1}
 Row = dict[str, Any]
 
 
 @dataclass
 class Episode:
-    """Findings of one (kind, subject) that belong together."""
+    """Findings of one (kind, subject) that belong together, by window."""
 
     findings: list[Row] = field(default_factory=list)
     resolved_at: datetime | None = None
+    accepted: Row | None = None
 
-    @property
+    @cached_property
     def first(self) -> Row:
-        """The finding that opened it: the gravest of its first window."""
+        """The finding that opened it: the gravest of its first window, which an episode is made with."""
         start = self.findings[0]["window_start"]
         return min((f for f in self.findings if f["window_start"] == start), key=_weight)
 
@@ -60,18 +70,32 @@ def alert_id(model: str, kind: str, subject: str, metric: str, opened_at: dateti
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
+def _never(_subject: str, _start: datetime, _scale: int) -> str:
+    return ""
+
+
 def fold(
-    findings: Iterable[Row], judged: Mapping[tuple[str, int], Sequence[datetime]], published: Sequence[Row]
+    findings: Iterable[Row],
+    judged: Mapping[tuple[str, int], Sequence[datetime]],
+    published: Sequence[Row],
+    *,
+    acceptances: Sequence[Row] = (),
+    planned: Planned = _never,
 ) -> list[Row]:
     """Every alert of one model.
 
     Parameters
     ----------
     findings : rows of the table `findings`
+        Planned ones are passed over.
     judged : mapping
         (check, label age) -> starts of the windows that were judged and not empty, ascending.
     published : rows of the table `alerts`
         As they stand; an overlapping episode keeps the id, onset and detection of its row.
+    acceptances : rows of the table `acceptances`
+        An episode that is open at such a moment ends there; what is found later is another.
+    planned : callable
+        Planned windows are not quiet ones.
 
     Returns
     -------
@@ -91,12 +115,16 @@ def fold(
     """
     by_key: dict[tuple[str, str], dict[datetime, list[Row]]] = {}
     for finding in findings:
+        if finding.get("planned"):
+            continue
         windows = by_key.setdefault((finding["kind"], finding["subject"]), {})
         windows.setdefault(finding["window_start"], []).append(finding)
     alerts = []
     unclaimed = sorted(published, key=lambda row: row["opened_at"])
     for key in sorted(by_key):
-        episodes = _episodes(_without_echoes(by_key[key]), judged)
+        accepted = [row for row in acceptances if (row["kind"], row["subject"]) == key]
+        accepted.sort(key=lambda row: row["accepted_at"])
+        episodes = _episodes(_without_echoes(by_key[key]), judged, accepted, planned)
         alerts += [_alert(episode, unclaimed) for episode in episodes]
     return sorted(alerts, key=lambda a: (a["opened_at"], a["kind"], a["subject"]))
 
@@ -106,35 +134,126 @@ def _without_echoes(windows: Mapping[datetime, list[Row]]) -> dict[datetime, lis
     kept: dict[datetime, list[Row]] = {}
     for start in sorted(windows):
         scale = min(f["scale_hours"] for f in windows[start])
-        inside = [w for w in kept if start - scale * HOUR < w < start]
-        if not any(f["scale_hours"] < scale for w in inside for f in kept[w]):
+        inside = (start - k * HOUR for k in range(1, scale))
+        if not any(f["scale_hours"] < scale for w in inside for f in kept.get(w, ())):
             kept[start] = windows[start]
     return kept
 
 
 def _episodes(
-    windows: Mapping[datetime, list[Row]], judged: Mapping[tuple[str, int], Sequence[datetime]]
+    windows: Mapping[datetime, list[Row]],
+    judged: Mapping[tuple[str, int], Sequence[datetime]],
+    accepted: Sequence[Row],
+    planned: Planned,
 ) -> list[Episode]:
     episodes: list[Episode] = []
     for start in sorted(windows):
         if episodes:
-            resolved = _resolved(episodes[-1], judged)
-            if resolved is None or start < resolved + REOPENS_WITHIN:
+            _end(episodes[-1], judged, accepted, planned, until=start)
+            ended = episodes[-1].resolved_at
+            if not episodes[-1].accepted and (ended is None or start < ended + REOPENS_WITHIN):
                 episodes[-1].findings += windows[start]
                 continue
-            episodes[-1].resolved_at = resolved
         episodes.append(Episode(list(windows[start])))
     if episodes:
-        episodes[-1].resolved_at = _resolved(episodes[-1], judged)
+        _end(episodes[-1], judged, accepted, planned)
     return episodes
 
 
-def _resolved(episode: Episode, judged: Mapping[tuple[str, int], Sequence[datetime]]) -> datetime | None:
+def _end(
+    episode: Episode,
+    judged: Mapping[tuple[str, int], Sequence[datetime]],
+    accepted: Sequence[Row],
+    planned: Planned,
+    *,
+    until: datetime | None = None,
+) -> None:
+    """Find when an episode ended: when it was accepted while open, else after its quiet windows, else not yet."""
+    quiet = _resolved(episode, judged, planned)
+    opened_at = episode.first["window_start"] + HOUR
+    if accepted and not ends_accepted(episode.first["kind"], {f["metric"] for f in episode.findings}):
+        accepted = ()
+    within = (
+        row
+        for row in accepted
+        if opened_at <= row["accepted_at"]
+        and (until is None or row["accepted_at"] <= until)
+        and (quiet is None or row["accepted_at"] < quiet)
+    )
+    episode.accepted = next(within, None)
+    episode.resolved_at = episode.accepted["accepted_at"] if episode.accepted else quiet
+
+
+def _resolved(
+    episode: Episode, judged: Mapping[tuple[str, int], Sequence[datetime]], planned: Planned
+) -> datetime | None:
     """End of the third quiet window after the newest finding, at the label age that found it."""
-    newest = max(f["window_start"] for f in episode.findings)
-    ages = [f["label_age_hours"] for f in episode.findings if f["window_start"] == newest]
-    quiet = [w for w in judged.get((episode.first["check"], min(ages)), ()) if w > newest]
-    return quiet[RESOLVED_AFTER - 1] + HOUR if len(quiet) >= RESOLVED_AFTER else None
+    newest = episode.findings[-1]["window_start"]
+    latest = list(takewhile(lambda f: f["window_start"] == newest, reversed(episode.findings)))
+    age, scale = min(f["label_age_hours"] for f in latest), min(f["scale_hours"] for f in latest)
+    subject, found = episode.first["subject"], 0
+    windows = judged.get((episode.first["check"], age), ())
+    for window in windows[bisect_right(windows, newest) :]:
+        if not planned(subject, window, scale):
+            found += 1
+            if found == RESOLVED_AFTER:
+                return window + HOUR
+    return None
+
+
+def ends_accepted(kind: str, metrics: Collection[str]) -> bool:
+    """Whether an alert ends when its level is accepted: a limit of the model file goes on being broken.
+
+    Examples
+    --------
+    >>> ends_accepted("drift", ["ks_statistic"]), ends_accepted("quality", ["missing_ratio", "missing_ratio_change"])
+    (True, False)
+    """
+    return kind in {"drift", "performance"} or set(metrics) <= LEVELS
+
+
+def due(
+    alerts: Iterable[Row], end: datetime, after_hours: Mapping[str, int | None], acceptances: Sequence[Row]
+) -> list[Row]:
+    """Alerts whose level is accepted by itself at `end`: open then, for so many hours, and not accepted before.
+
+    Parameters
+    ----------
+    alerts : rows of the table `alerts`
+    end : datetime
+        First moment after the window that is being judged.
+    after_hours : mapping
+        Kind -> hours after which a level is accepted; None or not there is never.
+    acceptances : rows of the table `acceptances`
+
+    Returns
+    -------
+    Those of `alerts` that are about a level at all, as distributions, ratios and performance are.
+    """
+    known = {row["alert_id"] for row in acceptances}
+    found = []
+    for alert in alerts:
+        hours = after_hours.get(alert["kind"])
+        is_open = alert["opened_at"] <= end and (alert["resolved_at"] is None or alert["resolved_at"] > end)
+        ripe = hours is not None and alert["opened_at"] + hours * HOUR <= end
+        if is_open and ripe and alert["alert_id"] not in known and is_level(alert):
+            found.append(alert)
+    return found
+
+
+def is_level(alert: Mapping[str, Any]) -> bool:
+    """Whether an alert is about a level that can become the usual one."""
+    return alert["kind"] in {"drift", "performance"} or bool(LEVELS & set(json.loads(alert["details"])["metrics"]))
+
+
+def acceptance_of(alert: Mapping[str, Any], accepted_at: datetime, **said: Any) -> Row:
+    """Row of the table `acceptances`: the level since the alert's first hour is the usual one from `accepted_at` on."""
+    return {
+        **{name: alert[name] for name in ("model_name", "kind", "subject", "alert_id")},
+        "accepted_at": accepted_at,
+        "since": alert["opened_at"] - HOUR,
+        **said,
+    }
 
 
 def _alert(episode: Episode, unclaimed: list[Row]) -> Row:
@@ -151,15 +270,6 @@ def _alert(episode: Episode, unclaimed: list[Row]) -> Row:
     if known:
         unclaimed.remove(known)  # one published alert is one episode, even when new labels split it in two
         identity = {name: known[name] for name in identity}
-    details = {
-        "metrics": sorted({f["metric"] for f in episode.findings}),
-        "scales_hours": sorted({f["scale_hours"] for f in episode.findings}),
-        "label_ages_hours": sorted({f["label_age_hours"] for f in episode.findings}),
-        "windows": len({f["window_start"] for f in episode.findings}),
-        "onset": first["reason"],
-        "onset_scale_hours": first["scale_hours"],
-        "latest": last["reason"],
-    }
     return {
         **identity,
         "model_name": first["model_name"],
@@ -172,8 +282,36 @@ def _alert(episode: Episode, unclaimed: list[Row]) -> Row:
         "state": "resolved" if episode.resolved_at else "firing",
         "last_seen_at": last_seen_at,
         "resolved_at": episode.resolved_at,
-        "details": json.dumps(details),
+        "details": json.dumps(_details(episode)),
     }
+
+
+def _details(episode: Episode) -> Row:
+    """What an alert is made of, in the words of its findings."""
+    first = episode.first
+    details = {
+        "metrics": sorted({f["metric"] for f in episode.findings}),
+        "scales_hours": sorted({f["scale_hours"] for f in episode.findings}),
+        "label_ages_hours": sorted({f["label_age_hours"] for f in episode.findings}),
+        "windows": len({f["window_start"] for f in episode.findings}),
+        "onset": first["reason"],
+        "onset_scale_hours": first["scale_hours"],
+        "latest": episode.last["reason"],
+    }
+    if episode.accepted:
+        details["resolution"] = resolution(episode.accepted)
+    return details
+
+
+def resolution(accepted: Mapping[str, Any]) -> str:
+    """How an acceptance is said.
+
+    Examples
+    --------
+    >>> resolution({"actor": "kim", "reason": "new tariff"}), resolution({"actor": "hindcast", "reason": ""})
+    ('accepted by kim: new tariff', 'accepted by hindcast')
+    """
+    return f"accepted by {accepted['actor']}" + (f": {accepted['reason']}" if accepted["reason"] else "")
 
 
 def _same(known: Row, first: Row, opened_at: datetime, resolved_at: datetime | None) -> bool:

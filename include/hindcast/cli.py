@@ -21,6 +21,8 @@ from hindcast.window import text as time_text
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from hindcast.whatif import WhatIf
+
 
 class _Group(click.Group):
     """Maps our errors to exit statuses, with the message and no traceback (HINDCAST_TRACEBACK=1 shows it)."""
@@ -145,12 +147,16 @@ def _facts(facts: dict[str, Any]) -> str:
 @click.option("--jobs", type=click.IntRange(1, 64), help="Processes that read ahead [number of cores].")
 @click.option("--only", metavar="CHECK,…", help="Checks to run; `pull` alone only profiles.")
 @click.option("--again", is_flag=True, help="Check windows again that were already checked.")
+@click.option("--what-if", "other", metavar="FILE", help="Write nothing; say what this model file would have raised.")
 @_common
 def replay(
-    model: str, start: str, end: str, jobs: int | None, only: str | None, again: bool,  # noqa: FBT001
+    model: str, start: str, end: str, jobs: int | None, only: str | None, again: bool, other: str | None,  # noqa: FBT001
     config: str | None, results: str | None, as_json: bool,  # noqa: FBT001
 ) -> None:  # fmt: skip
-    """Check every hour from T to T, each as of its own time; goes on where an earlier replay stopped."""
+    """Check every hour from T to T, each as of its own time; goes on where an earlier replay stopped.
+
+    With --what-if nothing is checked: stored history is decided again as another model file would have.
+    """
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -160,7 +166,6 @@ def replay(
     if last <= first:
         message = f"--to {end} must lie after --from {start}; it is exclusive"
         raise UsageError(message)
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True)) as bar:
         task = bar.add_task(f"replay {model}", total=None)
@@ -168,14 +173,56 @@ def replay(
         def progress(done: int, total: int, window: Window | None) -> None:
             bar.update(task, completed=done, total=total, description=f"replay {model} {window or ''}")
 
-        facts = run(
-            model, first, last, only=_checks(only), jobs=jobs or cores, again=again, config=config, results=results,
-            progress=progress,
-        )  # fmt: skip
+        place: dict[str, Any] = {"config": config, "results": results, "progress": progress}
+        if other:
+            if jobs or only or again:
+                message = "--what-if decides stored history again; it takes neither --jobs nor --only nor --again"
+                raise UsageError(message)
+            from hindcast.whatif import what_if
+
+            found = what_if(model, Path(other), first, last, **place)
+        else:
+            facts = run(model, first, last, only=_checks(only), jobs=jobs or _cores(), again=again, **place)
+    if other:
+        _say(as_json, {"model": model, **found.to_json()})
+        if not as_json:
+            _print_what_if(found)
+        return
     line = (
         f"{facts['windows']} windows, {facts['skipped']} of them checked before, {facts['errors']} checks with errors"
     )
     _say(as_json, {"model": model, **facts}, line)
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _print_what_if(found: WhatIf) -> None:
+    """Alerts that were raised beside those that would have been, and both per week."""
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console(width=None if sys.stdout.isatty() else 160)
+    table = Table("", "kind", "subject", "raised", "would have been")
+    for outcome in found.outcomes:
+        sides = [
+            f"{time_text(row['opened_at'])} {row['severity']}, " + (_until(row["resolved_at"])) if row else ""
+            for row in (outcome.raised, outcome.would)
+        ]
+        table.add_row(outcome.what, outcome.kind, outcome.subject, *sides)
+    console.print(table)
+    weeks = Table("week from", "raised", "would have been")
+    for week in found.weeks():
+        weeks.add_row(time_text(week["from"]), str(week["raised"]), str(week["would"]))
+    console.print(weeks)
+    counted = found.to_json()
+    same, added, gone = (counted[what] for what in ("same", "added", "gone"))
+    click.echo(f"{found.windows} windows decided again: {same} alerts the same, {added} added, {gone} gone")
+
+
+def _until(moment: datetime | None) -> str:
+    return f"resolved {time_text(moment)}" if moment else "open"
 
 
 @main.command()
@@ -340,6 +387,35 @@ def diagnose(model: str, start: str, end: str, config: str | None, results: str 
 
 
 @main.command()
+@click.argument("model")
+@click.option("--day", metavar="D", help="One day, UTC.")
+@click.option("--from", "start", metavar="T", help="First window.")
+@click.option("--to", "end", metavar="T", help="End, exclusive.")
+@_common
+def multivariate(
+    model: str,
+    day: str | None,
+    start: str | None,
+    end: str | None,
+    config: str | None,
+    results: str | None,
+    as_json: bool,  # noqa: FBT001
+) -> None:
+    """Compare all features of a day at once: reconstruction error, domain classifier, correlations."""
+    from hindcast import config as configuration
+    from hindcast.checks.multivariate import DAY, judge, lines
+    from hindcast.results.sql import Store
+
+    if (day is None) == (start is None) or (start is None) != (end is None):
+        message = "give either --day D, or --from T and --to T"
+        raise UsageError(message)
+    first = parse_time(_day(day).isoformat()) if day else floor_hour(parse_time(start or ""))
+    last = first + DAY if day else floor_hour(parse_time(end or ""))
+    found = judge(Store(results), configuration.find(model, config), first, last)
+    _say(as_json, {"model": model, "from": first, "to": last, **found}, *lines(found))
+
+
+@main.command()
 @click.argument("uris", nargs=-1, required=True, metavar="URI…")
 @click.option("--bins", metavar="PROFILE", help="Use the bins of an earlier profile; else they are fitted.")
 @click.option("-o", "--output", required=True, metavar="PROFILE", help="Where to write the profile (Parquet).")
@@ -364,11 +440,25 @@ def profile(
     _say(as_json, facts)
 
 
-@main.command()
+class _Listing(click.Group):
+    """A group whose name alone lists: what follows is an action, or else the model."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        if not args or (args[0] not in self.commands and args[0] not in ctx.help_option_names):
+            args = ["list", *args]
+        return super().parse_args(ctx, args)
+
+
+@main.group(cls=_Listing)
+def incidents() -> None:
+    """List incidents (incidents [MODEL]), show one, or accept the new level that one is about."""
+
+
+@incidents.command("list")
 @click.argument("model", required=False)
 @click.option("--all", "every", is_flag=True, help="Resolved ones too.")
 @_common
-def incidents(model: str | None, every: bool, config: str | None, results: str | None, as_json: bool) -> None:  # noqa: ARG001, FBT001
+def incidents_list(model: str | None, every: bool, config: str | None, results: str | None, as_json: bool) -> None:  # noqa: ARG001, FBT001
     """List incidents, newest first, with their diagnosis."""
     from hindcast.results import tables
     from hindcast.results.sql import Store
@@ -378,13 +468,65 @@ def incidents(model: str | None, every: bool, config: str | None, results: str |
     rows.sort(key=lambda row: row["opened_at"], reverse=True)
     lines: list[str] = []
     for row in rows:
-        until = f"resolved {time_text(row['resolved_at'])}" if row["resolved_at"] else "open"
-        lines += [
-            f"{row['incident_id']}  {row['severity']}  since {time_text(row['opened_at'])}, {until}",
-            f"  {row['title']}",
-        ]
-        lines += [f"  likely cause: {row['root_cause']}", ""]
+        lines += [*_incident_lines(row), ""]
     _say(as_json, rows, *(lines or ["no open incidents" if not every else "no incidents"]))
+
+
+def _incident_lines(row: dict[str, Any]) -> list[str]:
+    until = f"resolved {time_text(row['resolved_at'])}: {row['resolution']}" if row["resolved_at"] else "open"
+    head = f"{row['incident_id']}  {row['severity']}  since {time_text(row['opened_at'])}, {until}"
+    return [head, f"  {row['title']}", f"  likely cause: {row['root_cause']}"]
+
+
+@incidents.command("show")
+@click.argument("incident")
+@_common
+def incidents_show(incident: str, config: str | None, results: str | None, as_json: bool) -> None:  # noqa: FBT001
+    """Show one incident: its alerts, since when, its diagnosis, and who accepted what."""
+    from hindcast import config as configuration
+    from hindcast.acceptance import alerts_of, incident_of
+    from hindcast.results.sql import Store
+
+    store = Store(results)
+    row = incident_of(store, incident)
+    found = alerts_of(store, configuration.find(row["affected_model"], config), row)
+    lines = [*_incident_lines(row), ""]
+    lines += [f"  {a['severity']}: {a['kind']} {a['metric']} of {a['subject']}; {a['life']}" for a in found]
+    lines += ["", *(f"  {line}" for line in (row["description"] or "").splitlines())]
+    _say(as_json, {**row, "alerts": found}, *lines)
+
+
+@incidents.command("accept")
+@click.argument("incident")
+@click.option("--subject", metavar="S", help="Of several alerts only those about S.")
+@click.option("--by", "actor", metavar="NAME", help="Who accepts it [the user of this machine].")
+@click.option("--reason", default="", metavar="TEXT", help="Why it is as it should be.")
+@_common
+def incidents_accept(
+    incident: str,
+    subject: str | None,
+    actor: str | None,
+    reason: str,
+    config: str | None,
+    results: str | None,
+    as_json: bool,  # noqa: FBT001
+) -> None:
+    """Take the new level of an open incident as the usual one: its alerts end, its hours join the baselines."""
+    import getpass
+
+    from hindcast import config as configuration
+    from hindcast.acceptance import accept, incident_of
+    from hindcast.results.sql import Store
+
+    store = Store(results)
+    model = configuration.find(incident_of(store, incident)["affected_model"], config)
+    done = accept(store, model, incident, subject=subject, actor=actor or getpass.getuser(), reason=reason)
+    lines = [
+        f"accepted: {row['kind']} of {row['subject']}, since {time_text(row['since'])}; usual from "
+        f"{time_text(row['accepted_at'])} on"
+        for row in done
+    ]
+    _say(as_json, done, *lines)
 
 
 @main.command()

@@ -17,8 +17,19 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import yaml
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    PlainValidator,
+    ValidationError,
+    model_validator,
+)
 
+from hindcast.calendar import LONGEST, Calendar, Repeat, moment_of
 from hindcast.errors import ConfigError
 from hindcast.metrics import METRICS
 
@@ -48,6 +59,18 @@ def _as_moment(value: object) -> datetime:
     except (ValueError, OverflowError):
         pass
     raise ValueError("is no moment; allowed: a date or time such as 2013-01-01 or 2013-01-01T15:00Z")
+
+
+def _as_day(value: object) -> date:
+    """A plain date stays one: it is a day on the clock of the schedule. Anything else is a moment."""
+    if isinstance(value, str) and re.fullmatch(r"\d{4}-\d{2}-\d{2}", value.strip()):
+        try:
+            return date.fromisoformat(value.strip())
+        except ValueError:
+            pass
+    if isinstance(value, date) and not isinstance(value, datetime):
+        return value
+    return _as_moment(value)
 
 
 def _known_metric(name: str) -> str:
@@ -88,6 +111,7 @@ def _in_cron(field: str, bounds: tuple[int, int]) -> bool:
 
 
 Moment = Annotated[datetime, BeforeValidator(_as_moment)]
+Day = Annotated[date, PlainValidator(_as_day), PlainSerializer(lambda day: day.isoformat())]
 
 
 class _Section(BaseModel):
@@ -148,13 +172,54 @@ class Performance(_Section):
     min_label_coverage: Fraction = 0.5
     max_segment_values: int = Field(20, ge=1, le=1000)
 
+    @model_validator(mode="after")
+    def _ordered(self) -> Performance:
+        if self.threshold > self.critical:
+            message = f"threshold ({self.threshold:g}) must not exceed critical ({self.critical:g})"
+            raise ValueError(message)
+        return self
+
 
 class Drift(_Section):
-    """How drift is judged; see docs/alert-policy.md."""
+    """How drift is judged; see docs/alert-policy.md.
+
+    `effect_floor` is the smallest effect at 1 hour that matters, in σ or Jensen-Shannon distance; at longer scales it
+    is smaller in the policy's own proportion. `scales` are the hours of the windows that may wake somebody. A level
+    that an alert was about is accepted after `accept_after_hours`, or never.
+    """
 
     budget_false_alarms_per_week: float = Field(1.0, gt=0, le=100)
     seasonal_weeks: int = Field(4, ge=1, le=8)
     bins: int = Field(1024, ge=16, le=4096)
+    effect_floor: float = Field(0.10, ge=0, le=10)
+    scales: tuple[Literal[1, 6, 24], ...] | None = Field(None, min_length=1)
+    accept_after_hours: int | None = Field(168, ge=24, le=24 * 365)
+
+
+class Quiet(_Section):
+    """A holiday or a planned change: nothing in it wakes anybody, and its hours leave the baselines.
+
+    Without `subjects` it is about everything; else about these features, ``column=value`` segments, or ``*`` (what
+    concerns the whole model).
+    """
+
+    start: Day = Field(alias="from")
+    end: Day = Field(alias="to")
+    reason: str = Field(min_length=1, max_length=200)
+    subjects: tuple[str, ...] | None = Field(None, min_length=1)
+    repeat: Repeat | None = None
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Quiet:
+        # Zones differ by less than a day, so that whose midnight is meant decides nothing here.
+        length = moment_of(self.end, ZoneInfo("UTC")) - moment_of(self.start, ZoneInfo("UTC"))
+        if length.total_seconds() <= 0:
+            message = f"from ({self.start.isoformat()}) must lie before to ({self.end.isoformat()}), which is exclusive"
+            raise ValueError(message)
+        if self.repeat and length > LONGEST[self.repeat]:
+            message = f"{self.start.isoformat()} to {self.end.isoformat()} is too long to be repeated {self.repeat}"
+            raise ValueError(message)
+        return self
 
 
 class Quality(_Section):
@@ -240,6 +305,7 @@ class ModelFile(_Section):
     quality: Quality = Quality()
     explain: Explain = Explain()
     business: dict[str, BusinessMetric] = {}
+    quiet: tuple[Quiet, ...] = ()
     schedule: Schedule = Schedule()
     engine: Literal["auto", "local", "spark", "bigquery"] = "auto"
     spark: Spark | None = None
@@ -247,11 +313,29 @@ class ModelFile(_Section):
     resources: Resources = Resources()
     path: Path = Field(Path(), exclude=True)
 
+    @model_validator(mode="after")
+    def _known_subjects(self) -> ModelFile:
+        """Refuse a quiet entry about something that the file does not have: it would silence nothing."""
+        for k, entry in enumerate(self.quiet):
+            for subject in entry.subjects or ():
+                column, segment, _ = subject.partition("=")
+                known: tuple[str, ...] = self.segments if segment else (*self.features, "*")
+                if column not in known and (segment or self.features):
+                    what = "segment" if segment else "feature"
+                    message = f"quiet.{k}.subjects: {subject!r} is about no {what} of the file; known: "
+                    raise ValueError(message + (", ".join(known) or "none"))
+        return self
+
     @cached_property
     def digest(self) -> str:
         """Sixteen hex digits that change when any key does; stored with every row."""
         text = json.dumps(self.model_dump(mode="json", by_alias=True), sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    @cached_property
+    def calendar(self) -> Calendar:
+        """Holidays and planned changes."""
+        return Calendar(self.quiet, self.zone)
 
     @property
     def zone(self) -> ZoneInfo:
@@ -308,7 +392,7 @@ def _section_of(annotation: Any) -> Any:
 def _explain(error: Any) -> str:
     """One line of a refusal: key, value, what is allowed."""
     location = tuple(part for part in error["loc"] if not (isinstance(part, str) and part.startswith("function-")))
-    key = ".".join(str(part) for part in location) or "(file)"
+    key = ".".join(str(part) for part in location)
     if error["type"] == "extra_forbidden":
         allowed = _allowed_keys(location[:-1])
         near = difflib.get_close_matches(str(location[-1]), allowed, n=1)
@@ -322,6 +406,8 @@ def _explain(error: Any) -> str:
         r"^(Input|String|Tuple|Keys) should (be )?", "allowed: ", error["msg"].removeprefix("Value error, ")
     )
     message = message.replace("a valid tuple", "a list")
+    if not location:  # a rule between sections: its message names the key
+        return message
     if location and location[-1] in _SCALARS:  # one branch of several kinds of scalars
         key, message = key.rpartition(".")[0], "allowed: a text, a number, true or false"
     value = error["input"]

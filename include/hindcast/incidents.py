@@ -53,9 +53,26 @@ def incident_of(members: Sequence[Row]) -> Row:
         "symptoms": json.dumps([symptom(a) for a in members]),
         "metrics": json.dumps(sorted({a["metric"] for a in members})),
         "resolved_at": resolved_at,
-        "resolution": "all alerts resolved by themselves" if resolved_at else None,
+        "resolution": resolution_of(members) if resolved_at else None,
         "state": "resolved" if resolved_at else "open",
     }
+
+
+def resolution_of(members: Sequence[Row]) -> str:
+    """How the alerts of an incident ended.
+
+    Examples
+    --------
+    >>> resolution_of([{"subject": "a", "details": '{"resolution": "accepted by kim"}'},
+    ...                {"subject": "b", "details": "{}"}])
+    'a accepted by kim; all others resolved by themselves'
+    """
+    told = [(a["subject"], json.loads(a.get("details") or "{}").get("resolution")) for a in members]
+    accepted = list(dict.fromkeys(f"{subject} {said}" for subject, said in told if said))
+    if not accepted:
+        return "all alerts resolved by themselves"
+    others = [] if all(said for _, said in told) else ["all others resolved by themselves"]
+    return "; ".join([*accepted, *others])
 
 
 def severity_of(members: Sequence[Row]) -> str:

@@ -68,7 +68,7 @@ class Keep:
 
 # What is kept for `detail`, `profiles` and `artifacts` days; files lie at <artifacts>/<kind>/<model>/<window>.<suffix>.
 DETAIL = (tables.quality, tables.drift, tables.performance, tables.importance, tables.checks, tables.outcomes)
-LEARNT = (tables.profiles, tables.memory)
+LEARNT = (tables.profiles, tables.memory, tables.episodes)
 DETAIL_FILES = ("datadocs",)
 ROW_FILES = ("facts", "samples")
 

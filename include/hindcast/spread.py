@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import struct
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
@@ -175,32 +175,63 @@ class Memory:
         excess, noise, peak = (np.full(shape, np.nan) for _ in range(3))
         return cls(excess, noise, peak, np.zeros(n_series, np.int32), np.zeros(n_series, np.int32))
 
-    def turn(self, before: Memory | None, drifted: Flags, *, teaches_within: int = TEACHES_WITHIN) -> None:
-        """Open and close episodes; while one is open, nothing is learnt but its size, if it closes soon by itself."""
+    def turn(
+        self,
+        before: Memory | None,
+        drifted: Flags,
+        *,
+        teaches_within: int = TEACHES_WITHIN,
+        held: Flags | None = None,
+        accepted_after: int | None = ACCEPTED_AFTER,
+    ) -> None:
+        """Open and close episodes; while one is open, nothing is learnt but its size, if it closes soon by itself.
+
+        Series that are `held` stand still: a planned hour opens and closes nothing.
+        """
         was_open = before.open_hours if before else np.zeros_like(self.open_hours)
         was_quiet = before.quiet if before else np.zeros_like(self.quiet)
         quiet = np.where(drifted, 0, was_quiet + 1)
         still = drifted | ((was_open > 0) & (quiet < CLOSES_AFTER))
-        self.open_hours = np.where(still, was_open + 1, 0).astype(np.int32)
-        self.quiet = quiet.astype(np.int32)
+        open_hours = np.where(still, was_open + 1, 0)
+        if held is not None:
+            still = np.where(held, was_open > 0, still)
+            quiet, open_hours = np.where(held, was_quiet, quiet), np.where(held, was_open, open_hours)
+        self.open_hours, self.quiet = open_hours.astype(np.int32), quiet.astype(np.int32)
         peak = before.peak if before else np.full_like(self.peak, np.nan)
         self.peak = np.where(still, np.fmax(peak, self.excess), np.nan)
-        flagged = self.flagged()
+        flagged = self.flagged(accepted_after)
         self.excess[:, :, flagged] = np.nan
         self.noise[:, :, flagged] = np.nan
         taught = (was_open > 0) & ~still & (was_open <= teaches_within)
         self.excess[:, :, taught] = np.fmax(self.excess, peak)[:, :, taught]
         self.noise[:, :, taught] = np.inf
 
-    def flagged(self) -> Flags:
-        """Which series are inside an episode whose level is not accepted yet."""
-        return (self.open_hours > 0) & (self.open_hours <= ACCEPTED_AFTER)
+    def flagged(self, accepted_after: int | None = ACCEPTED_AFTER) -> Flags:
+        """Which series are inside an episode whose level is not accepted yet; None: not by its length alone."""
+        inside: Flags = self.open_hours > 0
+        return inside if accepted_after is None else inside & (self.open_hours <= accepted_after)
+
+    def accept(self, series: Flags) -> Memory:
+        """The same with the episodes of these series at an end, having taught nothing: their level is the usual one."""
+        return replace(
+            self,
+            peak=np.where(series, np.nan, self.peak),
+            open_hours=np.where(series, 0, self.open_hours).astype(np.int32),
+            quiet=np.where(series, CLOSES_AFTER, self.quiet).astype(np.int32),
+        )
 
     def to_bytes(self, names: Sequence[Name]) -> bytes:
         """Compact form, with the names of the series."""
         text = json.dumps([list(self.excess.shape), [list(name) for name in names]]).encode()
         arrays = [a.astype("<f8") for a in (self.excess, self.noise, self.peak)] + [self.open_hours, self.quiet]
         return zlib.compress(struct.pack("<I", len(text)) + text + b"".join(a.tobytes() for a in arrays), 1)
+
+    @staticmethod
+    def names_in(content: bytes) -> tuple[Name, ...]:
+        """Names of the series that a stored memory holds."""
+        body = zlib.decompress(content)
+        (size,) = struct.unpack_from("<I", body)
+        return _header(body[4 : 4 + size])[1]
 
     @classmethod
     def from_bytes(cls, content: bytes, names: Sequence[Name]) -> Memory:

@@ -40,7 +40,7 @@ CHECK_OF_TASK = {
     "triage": "triage",
 }
 TRANSIENT = (SourceBusy, StoreError, PushFailed)
-DAILY = ("roll_up", "label_maturity", "retention")
+DAILY = ("roll_up", "label_maturity", "retention", "multivariate")
 # What the checks import when they first need it, beside their own modules.
 PRELOADED = ("hindcast.engines.local", "hindcast.explainers", "jinja2.ext", "pyarrow.parquet")
 # Libraries that would start threads while they are imported; a process that has threads must not be forked.
@@ -192,6 +192,7 @@ def run_daily(step: str, model_file: str, dag_run: Any = None, params: Any = Non
         The request makes no sense, or the store could not be reached.
     """
     from hindcast import maintenance
+    from hindcast.checks import multivariate
     from hindcast.results.sql import Store
 
     model = config.load(Path(model_file))
@@ -200,6 +201,7 @@ def run_daily(step: str, model_file: str, dag_run: Any = None, params: Any = Non
         "roll_up": maintenance.roll_up,
         "label_maturity": maintenance.label_maturity,
         "retention": maintenance.retention,
+        "multivariate": multivariate.judge_day,
     }
     facts = {"day": f"{day:%Y-%m-%d}", **steps[step](Store(), model, day)}
     logger.info("%s of %s: %s", step, model.model, json.dumps(facts, default=str))
@@ -222,6 +224,24 @@ def diagnose(dags: str, dag_run: Any = None, params: Any = None) -> Facts:
     found = diagnosis.diagnose(Store(), model, start, end)
     logger.info("%s", found.text)
     return {"model": model.model, "from": text(start), "to": text(end), "text": found.text}
+
+
+def judge(dags: str, dag_run: Any = None, params: Any = None) -> Facts:
+    """Judge all features of the period at once.
+
+    Raises
+    ------
+    HindcastError
+        The request makes no sense, or the reference or the store could not be reached.
+    """
+    from hindcast.checks import multivariate
+    from hindcast.results.sql import Store
+
+    start, end = read_period(dag_run, params)
+    model = config.find(params["model"], config_place(Path(dags)))
+    found = multivariate.judge(Store(), model, start, end)
+    logger.info("%s", "\n".join(multivariate.lines(found)))
+    return {"model": model.model, "from": text(start), "to": text(end), **found}
 
 
 def report(dags: str, dag_run: Any = None, params: Any = None) -> Facts:

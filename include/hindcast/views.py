@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,6 +30,7 @@ class ModelStatus:
     checks: list[dict[str, Any]]
     firing: list[dict[str, Any]]
     incident: dict[str, Any] | None
+    planned: list[dict[str, Any]] = field(default_factory=list)
 
     def lines(self) -> list[str]:
         """For people."""
@@ -41,6 +42,9 @@ class ModelStatus:
         states = ", ".join(f"{row['check']} {row['status']}" for row in self.checks)
         lines.append(f"  checks: {states or 'none has run'}")
         lines += [f"  {row['check']}: {row['reason']}" for row in self.checks if row["status"] not in {"ok", "empty"}]
+        for entry in self.planned:
+            about = ", ".join(entry["subjects"]) if entry["subjects"] else "everything"
+            lines.append(f"  planned: {entry['reason']}; nothing about {about} wakes anybody")
         if not self.firing:
             lines.append("  nothing firing")
         for alert in self.firing:
@@ -64,6 +68,7 @@ class ModelStatus:
             "checks": self.checks,
             "firing": self.firing,
             "incident": self.incident,
+            "planned": self.planned,
         }
 
 
@@ -83,6 +88,10 @@ def model_status(store: Store, model: ModelFile) -> ModelStatus:
         store.rows(tables.checks, **key),
         sorted(firing, key=lambda a: (a["severity"], a["opened_at"])),
         max(open_incidents, key=lambda i: i["opened_at"], default=None),
+        [
+            {"reason": entry.reason, "subjects": entry.subjects and list(entry.subjects)}
+            for entry in model.calendar.within(key["window_start"])
+        ],
     )
 
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from hindcast.checks.context import release
+from hindcast.checks.levels import accepted, hours_before, just_accepted, left_out
 from hindcast.checks.run import Result, Run
-from hindcast.drift import statistics
-from hindcast.drift.baseline import TIERS, Totals, comparisons
+from hindcast.drift.baseline import SCALES, TIERS, Comparison, Totals, comparisons
+from hindcast.drift.measures import FURTHER, PRIMARY, measure, p_of
 from hindcast.drift.policy import EFFECT_FLOOR, LEAST_ROWS, Decision, Series, decide, pseudo_hours, series_of
 from hindcast.profile.profile import INVALID, NEW, NULL, Profile, Sparse
 from hindcast.profile.scan import MISSING
@@ -17,60 +20,98 @@ from hindcast.spread import REMEMBERED, Memory, overlapping
 from hindcast.window import HOUR
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
     from datetime import datetime
 
-    from hindcast.drift.baseline import Comparison
-
     Floats = np.ndarray[tuple[int, ...], np.dtype[np.float64]]
+    Flags = np.ndarray[tuple[int, ...], np.dtype[np.bool_]]
+    Row = dict[str, Any]
 
+# A feature's level is accepted as a whole, whether its distribution or its missing ratio raised the alert.
+_KINDS = ("drift", "quality")
 _METRIC = {"missing": "missing_ratio_change", "new": "new_category_ratio_change"}
-PSI_GROUPS = 10
+
+
+@dataclass(frozen=True)
+class Decided:
+    """What the policy made of one hour; `learnt` and `episodes` are rows, also of hours that were only profiled."""
+
+    compared: Sequence[Comparison]
+    decisions: Sequence[Decision]
+    findings: list[Row]
+    learnt: list[Row]
+    episodes: list[Row]
 
 
 def check(run: Run) -> Result:
     """Compare, decide, and remember."""
     pulled = run.pulled
     if not pulled["rows"]:
-        # Nothing new is known of any feature; the 6 and 24 hours were judged at the last hour that had rows.
-        if run.memories.get("drift to") == run.window.start:
-            run.memories["drift to"] = run.window.end
+        passed(run)
         return Result("drift", "ok", "no rows", tuple((name, key, []) for name, key in _keys(run)), {"drifted": []})
-    series = series_of(run.reference.bins)
-    past = _memories(run, series)
-    compared = _comparisons(run, run.window.start, past, series)
-    decisions, memory = decide(
-        series,
-        compared,
-        list(past.values()),
-        recent=overlapping(list(past), run.window.start),
-        budget_per_week=run.model.drift.budget_false_alarms_per_week,
-        pseudo=_pseudo(run, series),
-    )
-    run.memories["drift"] = {**past, run.window.start: memory}
-    run.memories["drift to"] = run.window.end
-    rows = _rows(run, compared, decisions, pulled["model_version"])
-    findings = [_finding(run, decision) for decision in decisions if decision.drifted]
-    drifted = sorted({finding["subject"] for finding in findings})
-    names = [s.name for s in series]
-    learnt = _new_memories(run, past, series)
-    learnt.append({**run.key, "check": "drift", "content": memory.to_bytes(names)})
-    hours = [row["window_start"] for row in learnt]
+    found = decided(run)
+    rows = _rows(run, found.compared, found.decisions, pulled["model_version"])
+    hours = {"model_name": run.model.model, "window_start": [row["window_start"] for row in found.learnt]}
     writes = (
-        ("drift", run.key, rows),
-        ("findings", {**run.key, "check": "drift"}, findings),
-        ("memory", {"model_name": run.model.model, "window_start": hours, "check": "drift"}, learnt),
+        ("drift", _hourly(run), rows),
+        ("findings", {**run.key, "check": "drift"}, found.findings),
+        ("memory", {**hours, "check": "drift"}, found.learnt),
+        ("episodes", {**hours, "check": "drift"}, found.episodes),
     )
     status, reason = "ok", ""
     if rows and all(row["status"] != "ok" for row in rows):
         status, reason = "insufficient_data", rows[0]["reason"]
-    return Result("drift", status, reason, writes, {"drifted": drifted})
+    planned: set[str] = set()
+    drifted: set[str] = set()
+    for finding in found.findings:
+        quiet = run.model.calendar.planned(finding["subject"], run.window.start, finding["scale_hours"])
+        (planned if quiet else drifted).add(finding["subject"])
+    facts = {"drifted": sorted(drifted), **({"planned": sorted(planned)} if planned else {})}
+    return Result("drift", status, reason, writes, facts)
+
+
+def passed(run: Run) -> None:
+    """Go past an hour without rows: nothing new is known, and 6 and 24 hours were judged at the last that had some."""
+    if run.memories.get("drift to") == run.window.start:
+        run.memories["drift to"] = run.window.end
+
+
+def decided(run: Run) -> Decided:
+    """Decide about the window from stored profiles and what was learnt before, and remember it for the next."""
+    series = series_of(run.reference.bins)
+    names = [s.name for s in series]
+    past, inside = _past(run, series)
+    budget = run.model.drift.budget_false_alarms_per_week
+    compared, decisions, memory = _decide(
+        run, run.window.start, past, inside, series, budget_per_week=budget, pseudo=_pseudo(run, series)
+    )
+    new = {**{hour: past[hour] for hour in _unstored(run, past)}, run.window.start: memory}
+    run.memories["drift"] = {**past, run.window.start: memory}
+    run.memories["drift inside"] = {**inside, run.window.start: _subjects(memory, series)}
+    run.memories["drift to"] = run.window.end
+    key = {"model_name": run.model.model, "check": "drift"}
+    return Decided(
+        compared,
+        decisions,
+        [_finding(run, decision) for decision in decisions if decision.drifted],
+        [{**key, "window_start": hour, "content": held.to_bytes(names)} for hour, held in new.items()],
+        [
+            {**key, "window_start": hour, "subject": subject}
+            for hour, held in new.items()
+            for subject in sorted(_subjects(held, series))
+        ],
+    )
 
 
 def _keys(run: Run) -> list[tuple[str, dict[str, Any]]]:
     """Under which the window's rows of this check stand."""
     own = {**run.key, "check": "drift"}
-    return [("drift", run.key), ("findings", own), ("memory", own)]
+    return [("drift", _hourly(run)), ("findings", own), ("memory", own), ("episodes", own)]
+
+
+def _hourly(run: Run) -> dict[str, Any]:
+    """Key of the window's one-hour rows: those of a day that starts with it are hindcast.checks.multivariate's."""
+    return {**run.key, "scale_hours": 1}
 
 
 def reference_totals(run: Run) -> Totals:
@@ -98,60 +139,123 @@ def _pseudo(run: Run, series: Sequence[Series]) -> Memory:
     return held[digest]
 
 
+def _decide(
+    run: Run,
+    start: datetime,
+    past: Mapping[datetime, Memory],
+    inside: Mapping[datetime, frozenset[str]],
+    series: Sequence[Series],
+    *,
+    budget_per_week: float,
+    pseudo: Memory | None = None,
+) -> tuple[list[Comparison], list[Decision], Memory]:
+    """Compare the hours that end with one with what was usual before, and decide."""
+    settings, known = run.model.drift, accepted(run.acceptances, _KINDS, start)
+    compared = _comparisons(run, start, inside, known)
+    before = list(past.values())
+    fresh = just_accepted(known, max(past, default=None))
+    if before and fresh:
+        before[-1] = before[-1].accept(_of(fresh, series))
+    decisions, memory = decide(
+        series,
+        [c for c in compared if settings.scales is None or c.scale in settings.scales],
+        before,
+        recent=overlapping(list(past), start),
+        budget_per_week=budget_per_week,
+        pseudo=pseudo,
+        planned=_planned(run, start, series),
+        accepted=_of(known, series) if known else None,
+        accepted_after=None,
+        floors={scale: floor * settings.effect_floor / EFFECT_FLOOR[1] for scale, floor in EFFECT_FLOOR.items()},
+    )
+    return compared, decisions, memory
+
+
 def _comparisons(
-    run: Run, start: datetime, past: Mapping[datetime, Memory], series: Sequence[Series]
+    run: Run, start: datetime, inside: Mapping[datetime, frozenset[str]], known: Mapping[str, Row]
 ) -> list[Comparison]:
+    bins, weeks = run.reference.bins, run.model.drift.seasonal_weeks
+    columns = [name.removeprefix("feature_") for name in (*bins.numeric, *bins.categorical)]
+    masks: dict[frozenset[str], Any] = run.memories.setdefault("masks", {})
     flags = {}
-    bins = run.reference.bins
-    columns = {name: i for i, name in enumerate((*bins.numeric, *bins.categorical))}
-    for hour, memory in past.items():
-        flagged = memory.flagged()
-        if flagged.any():
-            mask = np.zeros(len(columns), bool)
-            mask[[columns[series[j].column] for j in np.flatnonzero(flagged).tolist()]] = True
-            flags[hour] = mask
-    return comparisons(
-        start, run.history, reference_totals(run), flags, run.model.zone, weeks=run.model.drift.seasonal_weeks
-    )
+    left = left_out(hours_before(start, _reach(weeks)), inside, known, run.model.calendar, columns)
+    for hour, subjects in left.items():
+        if subjects not in masks:
+            masks[subjects] = np.array([column in subjects for column in columns])
+        flags[hour] = masks[subjects]
+    return comparisons(start, run.history, reference_totals(run), flags, run.model.zone, weeks=weeks)
 
 
-def _memories(run: Run, series: Sequence[Series]) -> dict[datetime, Memory]:
-    """Memories of the two weeks before, oldest first; hours that were only profiled are measured now, silently."""
+def _reach(weeks: int) -> int:
+    """Hours before a window that a baseline may read."""
+    return 24 * max(14 * weeks, 28) + 25
+
+
+def _of(subjects: Iterable[str], series: Sequence[Series]) -> Flags:
+    """Which series are of these features."""
+    columns = {f"feature_{subject}" for subject in subjects}
+    return np.array([s.column in columns for s in series])
+
+
+def _subjects(memory: Memory, series: Sequence[Series]) -> frozenset[str]:
+    """Features that are inside an episode."""
+    inside = np.flatnonzero(memory.flagged(None)).tolist()
+    return frozenset(series[j].column.removeprefix("feature_") for j in inside)
+
+
+def _planned(run: Run, start: datetime, series: Sequence[Series]) -> Flags | None:
+    """Per scale and series, whether the window holds a planned hour; None where none does."""
+    calendar = run.model.calendar
+    if not any(calendar.within(start - k * HOUR) for k in range(max(SCALES))):
+        return None
+    columns = {s.column for s in series}
+    names = {column: column.removeprefix("feature_") for column in columns}
+    planned = [{c for c in columns if calendar.planned(names[c], start, scale)} for scale in SCALES]
+    return np.array([[s.column in of_scale for s in series] for of_scale in planned])
+
+
+def _past(run: Run, series: Sequence[Series]) -> tuple[dict[datetime, Memory], dict[datetime, frozenset[str]]]:
+    """Memories of the two weeks before, oldest first, and the features inside an episode in every hour in reach.
+
+    Hours that were only profiled are measured now, silently.
+    """
     first, last = run.window.start - REMEMBERED * HOUR, run.window.start
+    reach = last - _reach(run.model.drift.seasonal_weeks) * HOUR
     held: dict[datetime, Memory] = run.memories.get("drift", {})
+    inside: dict[datetime, frozenset[str]] = run.memories.get("drift inside", {})
     if held and run.memories.get("drift to") == last:
-        return {hour: memory for hour, memory in held.items() if first <= hour < last}
-    table, names = tables.memory, [s.name for s in series]
-    rows = run.store.rows(
-        table,
-        table.c.window_start >= first,
-        table.c.window_start < last,
-        model_name=run.model.model,
-        check="drift",
-    )
+        past = {hour: memory for hour, memory in held.items() if first <= hour < last}
+        return past, {hour: subjects for hour, subjects in inside.items() if subjects and hour >= reach}
+    names, within = [s.name for s in series], tables.memory.c.window_start < last
+    key = {"model_name": run.model.model, "check": "drift"}
+    rows = run.store.rows(tables.memory, tables.memory.c.window_start >= first, within, **key)
     past = {row["window_start"]: Memory.from_bytes(row["content"], names) for row in rows}
     run.memories["stored"] = set(past)
+    inside = _stored_episodes(run, reach, last)
+    inside |= {hour: _subjects(memory, series) for hour, memory in past.items()}
     known = run.history.rows(first + k * HOUR for k in range(REMEMBERED))
-    hour = first
-    while hour < last:
+    for hour in (first + k * HOUR for k in range(REMEMBERED)):
         if hour not in past and known[hour]:
-            before = {h: m for h, m in past.items() if h < hour}
-            compared = _comparisons(run, hour, before, series)
-            _, memory = decide(
-                series, compared, list(before.values()), recent=overlapping(list(before), hour), budget_per_week=1e-9
-            )
-            past[hour] = memory
-        hour += HOUR
-    return dict(sorted(past.items()))
+            before = {h: m for h, m in sorted(past.items()) if h < hour}
+            _, _, past[hour] = _decide(run, hour, before, inside, series, budget_per_week=1e-9)
+            inside[hour] = _subjects(past[hour], series)
+    return dict(sorted(past.items())), inside
 
 
-def _new_memories(run: Run, past: Mapping[datetime, Memory], series: Sequence[Series]) -> list[dict[str, Any]]:
+def _stored_episodes(run: Run, first: datetime, last: datetime) -> dict[datetime, frozenset[str]]:
+    found: dict[datetime, frozenset[str]] = {}
+    table = tables.episodes
+    within = (table.c.window_start >= first, table.c.window_start < last)
+    for row in run.store.rows(table, *within, model_name=run.model.model, check="drift"):
+        found[row["window_start"]] = found.get(row["window_start"], frozenset()) | {row["subject"]}
+    return found
+
+
+def _unstored(run: Run, past: Mapping[datetime, Memory]) -> list[datetime]:
+    """Remembered hours that the store does not have yet."""
     stored = run.memories.get("stored", set(past))
-    names = [s.name for s in series]
-    new = [hour for hour in past if hour not in stored]
     run.memories["stored"] = set(past) | {run.window.start}
-    key = {"model_name": run.model.model, "check": "drift"}
-    return [{**key, "window_start": hour, "content": past[hour].to_bytes(names)} for hour in new]
+    return [hour for hour in past if hour not in stored]
 
 
 def _finding(run: Run, decision: Decision) -> dict[str, Any]:
@@ -184,12 +288,14 @@ def _rows(
     chosen = {
         "reference": hourly.get("reference"),
         "seasonal": next((hourly[tier] for tier in TIERS[:-1] if tier in hourly), None),
+        "previous_version": _previous_version(run, hourly.get("reference")),
     }
     rows = []
     for baseline, comparison in chosen.items():
         if comparison is None:
             continue
-        measured = _measure(comparison)
+        # The textbook is whole beside the reference; the seasonal baseline has what is primary, to keep an hour cheap.
+        measured = measure(comparison, further=baseline == "reference")
         for name in run.reference.features:
             column = f"feature_{name}"
             status, reason = status_of(run.profile, run.reference.profile, column)
@@ -203,10 +309,24 @@ def _rows(
             rows += _metric_rows(run, name, baseline, comparison, found, decision, status, reason, version)
     crowded = run.reference.high_cardinality
     for row in rows:
+        planned = run.model.calendar.planned(row["feature"], run.window.start)
+        if planned:
+            row["reason"] = f"planned: {planned}; {row['reason']}"
         share = crowded.get(f"feature_{row['feature']}")
         if share:
             row["reason"] += f"; {share:.0%} of the reference's rows have a value without a bin: these count as one"
     return rows
+
+
+def _previous_version(run: Run, now: Comparison | None) -> Comparison | None:
+    """For a week after a release, the hour beside the last week of the version before: shown, deciding nothing."""
+    found = release(run, run.window.start)
+    if found is None or now is None:
+        return None
+    run.history.want(found.hours)
+    then = run.history.sum_of(("version", found.at), dict.fromkeys(found.hours))
+    says = f"the last {len(found.hours)} hours of model version {found.before}; {found}"
+    return Comparison("previous_version", 1, now.current, then, 100, says)
 
 
 def _metric_rows(
@@ -215,100 +335,52 @@ def _metric_rows(
 ) -> list[dict[str, Any]]:  # fmt: skip
     kind = "ks" if f"feature_{name}" in run.reference.bins.numeric else "phi"
     main = "ks_statistic" if kind == "ks" else "chi2_statistic"
-    metrics = [main, "population_stability_index", "jensen_shannon_distance"]
-    if kind == "ks":
-        metrics.append("wasserstein_normalized")
+    columns = "numeric" if kind == "ks" else "categorical"
+    further = FURTHER[columns] if status == "ok" else ()
+    metrics = [*PRIMARY[columns], *(metric for metric in further if metric in found)]
     seasonal = decision is not None and decision.tier == comparison.tier
     effect = found.get("wasserstein_normalized" if kind == "ks" else "jensen_shannon_distance", float("nan"))
     drifted = None
     if status == "ok":
         # Beside the baseline that decides, the reference is judged by textbook and effect: shown, waking nobody.
-        drifted = bool(decision.drifted) if seasonal and decision else bool(_far(found, main, effect))
+        drifted = bool(decision.drifted) if seasonal and decision else _far(found, main, effect)
+    shared = {
+        **run.key,
+        "model_version": version,
+        "segment": "*",
+        "feature": name,
+        "baseline": baseline,
+        "scale_hours": 1,
+        "drifted": drifted,
+        "n_current": found.get("n"),
+        "n_baseline": found.get("m"),
+    }
+    said = reason or (decision.reason if decision and seasonal else "") or f"against {comparison.says}"
     rows = []
     for metric in metrics:
         value = found.get(metric)
-        usable = value is not None and np.isfinite(value)
         threshold = None
         if metric == main and seasonal and decision and kind == "ks":
             threshold = decision.threshold
-        elif metric in {"wasserstein_normalized", "jensen_shannon_distance"} and (
-            metric != "jensen_shannon_distance" or kind == "phi"
-        ):
-            threshold = EFFECT_FLOOR[1]
-        shown = status if usable or status != "ok" else "insufficient_data"
-        undefined = "" if usable else f"not defined for these counts, against {comparison.says}"
+        elif metric == ("wasserstein_normalized" if kind == "ks" else "jensen_shannon_distance"):
+            threshold = run.model.drift.effect_floor
+        undefined = reason or f"not defined for these counts, against {comparison.says}"
         rows.append(
             {
-                **run.key,
-                "model_version": version,
-                "segment": "*",
-                "feature": name,
-                "baseline": baseline,
-                "scale_hours": 1,
+                **shared,
                 "metric": metric,
-                "value": float(value)
-                if value is not None and usable and status in {"ok", "constant", "type_changed"}
-                else None,
+                "value": value if status in {"ok", "constant", "type_changed"} else None,
                 "threshold": threshold,
-                "p_value": found.get("p") if metric == main and status == "ok" else None,
-                "drifted": drifted,
-                "status": shown,
-                "n_current": found.get("n"),
-                "n_baseline": found.get("m"),
-                "reason": reason
-                or undefined
-                or (decision.reason if decision and seasonal else "")
-                or f"against {comparison.says}",
+                "p_value": found.get(p_of(metric)) if status == "ok" else None,
+                "status": "insufficient_data" if status == "ok" and value is None else status,
+                "reason": undefined if value is None else said,
             }
         )
     return rows
 
 
-def _far(found: Mapping[str, Any], main: str, effect: float) -> bool:
-    if "p" not in found or not np.isfinite(found["p"]) or not np.isfinite(effect):
-        return False
-    return bool(found["p"] < 0.001 and effect >= EFFECT_FLOOR[1] and found.get(main) is not None)
-
-
-def _measure(comparison: Comparison) -> dict[str, dict[str, float]]:
-    """Every textbook statistic of every column, from the bins."""
-    now, then, bins = comparison.current, comparison.baseline, comparison.current.bins
-    found: dict[str, dict[str, float]] = {}
-    if bins.numeric:
-        a, b = then.numeric[:, : bins.width], now.numeric[:, : bins.width]
-        edges = bins.padded_edges
-        ks = statistics.ks_statistic(a, b)
-        n, m = b.sum(axis=1), a.sum(axis=1)
-        scale = statistics.binned_std(edges, a, then.values)
-        grouped = statistics.merge_bins(a, b, groups=PSI_GROUPS)
-        columns = {
-            "n": n,
-            "m": m,
-            "ks_statistic": ks,
-            "p": statistics.ks_pvalue(ks, n, m),
-            "population_stability_index": statistics.population_stability_index(*grouped),
-            "jensen_shannon_distance": statistics.jensen_shannon_distance(*grouped),
-            "wasserstein_normalized": statistics.wasserstein_normalized(
-                edges, a, then.values, b, now.values, scale=np.where(scale > 0, scale, np.nan)
-            ),
-        }
-        for i, name in enumerate(bins.numeric):
-            found[name] = {key: float(values[i]) for key, values in columns.items()}
-    if bins.categorical:
-        a, b = then.categorical, now.categorical
-        pooled = statistics.pool_rare(a, b)
-        chi2, df = statistics.chi2_statistic(*pooled), statistics.degrees_of_freedom(*pooled)
-        columns = {
-            "n": b.sum(axis=1),
-            "m": a.sum(axis=1),
-            "chi2_statistic": chi2,
-            "p": statistics.chi2_pvalue(chi2, df),
-            "population_stability_index": statistics.population_stability_index(*pooled),
-            "jensen_shannon_distance": statistics.jensen_shannon_distance(a, b),
-        }
-        for i, name in enumerate(bins.categorical):
-            found[name] = {key: float(values[i]) for key, values in columns.items()}
-    return found
+def _far(found: Mapping[str, float], main: str, effect: float) -> bool:
+    return p_of(main) in found and found[p_of(main)] < 0.001 and effect >= EFFECT_FLOOR[1]
 
 
 def status_of(profile: Profile, reference: Profile, column: str) -> tuple[str, str]:

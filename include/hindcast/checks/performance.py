@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from hindcast.checks.evaluation import evaluate, segment_score, sums_from_bytes
+from hindcast.checks.evaluation import Evaluation, evaluate, segment_score, sums_from_bytes
+from hindcast.checks.levels import accepted, hours_before, just_accepted, left_out
 from hindcast.checks.run import Result, Run, settle
 from hindcast.performance.degradation import LEAST_ROWS, SCALES, Pair, Verdict, change_percent, judge
 from hindcast.performance.intervals import Score
@@ -21,8 +22,6 @@ from hindcast.window import HOUR, Window
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
     from datetime import datetime
-
-    from hindcast.checks.evaluation import Evaluation
 
     Name = tuple[str, str]
 
@@ -66,6 +65,44 @@ def check(run: Run) -> Result:
                 facts[f"label_coverage_{age}h"] = round(evaluation.coverage, 4)
     facts["degraded"] = sorted(degraded)
     return Result("performance", "ok", "" if pulled["rows"] else "no rows", writes, facts)
+
+
+def rejudged(run: Run) -> list[dict[str, Any]]:
+    """Findings of what `check` judges, from stored outcomes and service figures: no logs are read, nothing is written.
+
+    What was never judged, or had too few labels under the model file of then, stays so.
+    """
+    findings: list[dict[str, Any]] = []
+    for window, age, moment in evaluations(run):
+        found = _stored(run, window, age)
+        if found:
+            findings += _Judged(run, window, age, moment, found[0], service=found[1]).findings
+    return findings
+
+
+def _stored(run: Run, window: Window, age: int) -> tuple[Evaluation, dict[str, Score]] | None:
+    """A window's evaluation and service, as far as the policy reads them; None where it was not judged at this age."""
+    key: dict[str, Any] = {"model_name": run.model.model, "window_start": window.start}
+    aged = {**key, "label_age_hours": age}
+    known = run.store.rows(tables.memory, **key, check=f"performance@{age}")
+    if not known:
+        return None
+    outcomes = run.store.rows(tables.outcomes, **aged)
+    total, sums = sums_from_bytes(outcomes[0]["outcomes"]) if outcomes else (Outcomes(run.model.task), {})
+    segments = {name: sums.get(name, (0.0, 0.0, 0.0)) for name in ("*", *_segments(known[0]["content"]))}
+    rows = run.store.rows(tables.performance, **aged, segment="*")
+    coverage = max((row["label_coverage"] or 0.0 for row in rows), default=0.0) if outcomes else 0.0
+    service = {
+        row["metric"]: Score(row["value"], row["lower"], row["upper"], row["n"], row["reason"] or "not stored")
+        for row in rows
+        if row["metric"] in SERVICE
+    }
+    return Evaluation(total, {}, coverage, segments), service
+
+
+def _segments(content: bytes) -> list[str]:
+    """Segments that were judged, in their order."""
+    return [segment for segment, _ in Memory.names_in(content) if segment != "*"]
 
 
 def _silent(run: Run, window: Window, age: int) -> _Judged:
@@ -122,12 +159,15 @@ class _Judged:
         evaluation: Evaluation | None,
         *,
         silent: bool = False,
+        service: dict[str, Score] | None = None,
     ) -> None:
         self.silent = silent
         self.run, self.window, self.age, self.moment = run, window, age, moment
         self.key = {"model_name": run.model.model, "window_start": window.start}
         self.evaluation = evaluation
-        self.service = evaluation.service.scores() if evaluation and age == 0 else {}
+        self.service = service or {}
+        if evaluation and age == 0 and service is None:
+            self.service = evaluation.service.scores()
         self.mature = bool(
             self.evaluation
             and self.evaluation.outcomes.n
@@ -171,20 +211,49 @@ class _Judged:
         if self.age == 0:
             self.names += [("*", metric) for metric in _JUDGED_SERVICE]
         past = self._remembered()
-        flagged = {hour: {self.names[j][0] for j in np.flatnonzero(memory.flagged())} for hour, memory in past.items()}
+        known = self._accepted()
+        flagged = self._left_out(past, known)
+        before = list(past.values())
+        fresh = just_accepted(known, max(past, default=None))
+        if before and fresh:
+            before[-1] = before[-1].accept(np.array([segment in fresh for segment, _ in self.names]))
         pairs = [*self._label_pairs(flagged), *self._service_pairs(flagged)]
         verdicts, self.memory = judge(
             pairs,
-            list(past.values()),
+            before,
             self.names,
             recent=overlapping(list(past), self.window.start),
             threshold=settings.threshold,
             critical=settings.critical,
             budget_per_week=1e-9 if self.silent else run.model.drift.budget_false_alarms_per_week,
+            planned=self._planned(),
+            accepted_after=None,
         )
         run.memories[self._series] = (tuple(self.names), {**past, self.window.start: self.memory})
         self.verdicts = {(*v.pair.name, v.pair.scale): v for v in verdicts}  # type: ignore[misc]
         self.findings = [self._finding(v) for v in verdicts if v.severity]
+
+    def _accepted(self) -> dict[str, dict[str, Any]]:
+        """Segment -> its newest acceptance; what is accepted for the whole traffic is so for each part of it."""
+        known = accepted(self.run.acceptances, ("performance",), self.window.start)
+        if "*" in known:
+            newest = {segment: known.get(segment, known["*"]) for segment, _ in self.names}
+            known = {s: max(row, known["*"], key=lambda each: each["accepted_at"]) for s, row in newest.items()}
+        return known
+
+    def _left_out(self, past: Mapping[datetime, Memory], known: Mapping[str, Any]) -> dict[datetime, frozenset[str]]:
+        """Segments that an hour of the baseline says nothing usual about."""
+        inside = {hour: {self.names[j][0] for j in np.flatnonzero(m.flagged(None))} for hour, m in past.items()}
+        segments = list(dict.fromkeys(segment for segment, _ in self.names))
+        reach = hours_before(self.window.start, self.run.model.performance.baseline_days * 24 + max(SCALES))
+        return left_out(reach, inside, known, self.run.model.calendar, segments)
+
+    def _planned(self) -> Any:
+        """Per scale and series, whether the window holds a planned hour; None where none does."""
+        calendar, start = self.run.model.calendar, self.window.start
+        if not any(calendar.within(start - k * HOUR) for k in range(max(SCALES))):
+            return None
+        return np.array([[bool(calendar.planned(s, start, scale)) for s, _ in self.names] for scale in SCALES])
 
     def _remembered(self) -> dict[datetime, Memory]:
         first, last = self.window.start - REMEMBERED * HOUR, self.window.start
@@ -198,7 +267,7 @@ class _Judged:
             past.update({row["window_start"]: Memory.from_bytes(row["content"], self.names) for row in rows})
         return past
 
-    def _label_pairs(self, flagged: dict[datetime, set[str]]) -> Iterable[Pair]:
+    def _label_pairs(self, flagged: Mapping[datetime, frozenset[str]]) -> Iterable[Pair]:
         """Whole window and segments, at each scale, beside the days before."""
         if not self.mature or self.evaluation is None:
             return
@@ -265,7 +334,7 @@ class _Judged:
             total = total + held[key]
         return total
 
-    def _service_pairs(self, flagged: dict[datetime, set[str]]) -> Iterable[Pair]:
+    def _service_pairs(self, flagged: Mapping[datetime, frozenset[str]]) -> Iterable[Pair]:
         """Latency and errors of the hour beside the median hour of the days before."""
         if not self.service:
             return
@@ -275,7 +344,7 @@ class _Judged:
             if baseline and metric in _JUDGED_SERVICE:
                 yield Pair("*", metric, 1, self.service[metric], baseline, len(values))
 
-    def _service_history(self, metric: str, flagged: dict[datetime, set[str]]) -> list[float]:
+    def _service_history(self, metric: str, flagged: Mapping[datetime, frozenset[str]]) -> list[float]:
         days = self.run.model.performance.baseline_days
         first, last = self.window.start - days * 24 * HOUR, self.window.start
         held: dict[str, dict[datetime, float]] = self.run.outcomes.setdefault("service", {})

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import os
 import zlib
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -18,9 +19,11 @@ import pyarrow.parquet as pq
 from hindcast.errors import SourceMissing, SourceUnreadable
 from hindcast.infer import infer_features
 from hindcast.profile import files
-from hindcast.profile.columns import ParquetFiles, column_types
+from hindcast.profile.columns import ParquetFiles, as_text, column_types, nulls, positions
 from hindcast.profile.fit import feature_columns, fit_bins, kind_of
+from hindcast.profile.hashing import fingerprint64
 from hindcast.profile.profile import Sparse, high_cardinality
+from hindcast.profile.sampling import Sample
 from hindcast.profile.scan import Scanner
 from hindcast.results import tables
 from hindcast.sources.folder import parquet_files
@@ -28,6 +31,7 @@ from hindcast.threads import usable_threads
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from pathlib import Path
 
     from hindcast.config import Feature, ModelFile
     from hindcast.profile.bins import Bins
@@ -81,7 +85,9 @@ def load_reference(model: ModelFile, store: Store, logs: Source | None) -> Refer
     if rows:
         profile, pieces = files.load(rows[0]["profile"]), rows[0]["pieces"]
     else:
-        profile = fit(model, opened)
+        sample = Sample(model.explain.sample_rows)
+        profile = fit(model, opened, sample)
+        _write_sample(sample, _sample_path(model, store, digest))
         pieces = _pieces(profile.bins, opened)
         row = {
             "model_name": model.model,
@@ -100,13 +106,75 @@ def load_reference(model: ModelFile, store: Store, logs: Source | None) -> Refer
     return reference
 
 
-def fit(model: ModelFile, opened: Sequence[pq.ParquetFile]) -> Profile:
-    """Fit bins to the files of a reference and profile them."""
+def reference_sample(model: ModelFile, store: Store, logs: Source | None, reference: Reference) -> pa.Table:
+    """A sample of the reference's rows, a column per feature, in the order of a hash.
+
+    Made when the reference is fitted, in the same pass; read from it again only where that file is gone.
+
+    Raises
+    ------
+    SourceMissing, SourceUnreadable
+        It must be read again, and the reference is not there.
+    """
+    path = _sample_path(model, store, reference.digest)
+    if not path.exists():
+        sample, opened = Sample(model.explain.sample_rows), _open(model, logs)
+        _scan(model, reference.bins, opened, sample)
+        _write_sample(sample, path)
+    return pq.read_table(path)
+
+
+def _sample_path(model: ModelFile, store: Store, digest: str) -> Path:
+    return store.artifacts / "references" / model.model / f"{digest}.parquet"
+
+
+def _write_sample(sample: Sample, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_suffix(f".{os.getpid()}.tmp")  # another process may fit the same reference
+    pq.write_table(sample.table(), temporary, compression="zstd")
+    temporary.replace(path)
+
+
+class _Sampled:
+    """Sink of the scan that keeps a sample: by the hash of the id, or of the row's number where it has none."""
+
+    def __init__(self, sample: Sample) -> None:
+        self._sample, self._rows = sample, 0
+
+    def wants(self, schema: pa.Schema) -> list[str]:  # noqa: ARG002 - what a sink is asked
+        return ["prediction_id"]
+
+    def keep(self, columns: Mapping[str, pa.Array], rows: int) -> None:
+        numbers = np.arange(self._rows, self._rows + rows)
+        self._rows += rows
+        keys, ids = fingerprint64(positions(numbers)), columns.get("prediction_id")
+        ids = ids.dictionary_decode() if ids is not None and pa.types.is_dictionary(ids.type) else ids
+        texts = as_text(ids) if ids is not None else None
+        if texts is not None:
+            absent = nulls(texts)
+            keys = fingerprint64(texts) if absent is None else np.where(absent, keys, fingerprint64(texts))
+        self._sample.begin(keys, numbers)
+
+    def take(self, column: str, values: pa.Array) -> None:
+        self._sample.take(column, values)
+
+    def end_block(self) -> None:
+        self._sample.end()
+
+
+def fit(model: ModelFile, opened: Sequence[pq.ParquetFile], sample: Sample | None = None) -> Profile:
+    """Fit bins to the files of a reference and profile them; fill a sample in the same pass."""
     types = column_types(opened)
     prefix, columns = feature_columns(list(types))
     kinds = _kinds(model, types, columns)
     bins = fit_bins(opened, kinds, model.drift.bins, prefix=prefix)
-    scanner = Scanner(bins, prefix=prefix, threads=usable_threads())
+    return _scan(model, bins, opened, sample)
+
+
+def _scan(model: ModelFile, bins: Bins, opened: Sequence[pq.ParquetFile], sample: Sample | None) -> Profile:
+    prefix, _ = feature_columns(list(column_types(opened)))
+    sink = _Sampled(sample) if sample is not None else None
+    scanner = Scanner(bins, sink=sink, prefix=prefix, threads=usable_threads())
     try:
         with scanner.gathering():
             for file in opened:

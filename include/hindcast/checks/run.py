@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import select
 
 from hindcast import config as configuration
+from hindcast.checks.context import stamped
 from hindcast.checks.reference import Reference, load_reference
 from hindcast.drift.baseline import History
 from hindcast.errors import HindcastError, SourceUnreadable, UsageError
@@ -138,6 +139,11 @@ class Run:
         return History(self.reference.bins, self._profiles, lambda hours: self._profiles(hours, "rows"))
 
     @cached_property
+    def acceptances(self) -> list[dict[str, Any]]:
+        """Every level that was accepted, by anybody and at any time."""
+        return self.store.rows(tables.acceptances, model_name=self.model.model)
+
+    @cached_property
     def outcomes(self) -> dict[Any, Any]:
         """Outcomes of earlier windows, held between the windows of a replay."""
         return {}
@@ -235,13 +241,23 @@ def commit(run: Run, result: Result, seconds: float) -> None:
         for name, key, rows in result.writes:
             table = tables.METADATA.tables[name]
             stamp = {"config_digest": run.model.digest} if "config_digest" in table.c else {}
-            run.store.replace(connection, table, [{**stamp, **row} for row in rows], **key)
+            written = stamped(run, rows) if table is tables.findings else rows
+            run.store.replace(connection, table, [{**stamp, **row} for row in written], **key)
+            for row in rows if table is tables.acceptances else ():
+                audit_acceptance(run, connection, row)
         run.store.replace(connection, tables.checks, [own], **run.key, check=result.check)
         if result.check == "triage":
             content = {**result.facts, "as_of": run.as_of, "config_digest": run.model.digest}
             run.store.append_audit(connection, actor="hindcast", action="triage", content=content, **run.key)
         if run.publish:
             _put_in_outbox(run, result, seconds, connection)
+
+
+def audit_acceptance(run: Run, connection: Any, row: dict[str, Any]) -> None:
+    """Record who accepted what, under which model file."""
+    content = {name: row[name] for name in ("alert_id", "kind", "subject", "since", "accepted_at", "reason")}
+    content["config_digest"] = run.model.digest
+    run.store.append_audit(connection, actor=row["actor"], action="accept", content=content, **run.key)
 
 
 def _put_in_outbox(run: Run, result: Result, seconds: float, connection: Any) -> None:

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from datetime import datetime
 
+    from hindcast.config import ModelFile
+
     Row = dict[str, Any]
 
 # Quiet hours of the night lie between an episode and the windows that resolve it.
@@ -23,36 +25,77 @@ _TOLD_HOURS = 12
 
 
 def check(run: Run) -> Result:
-    """Fold the findings since the oldest episode that can still change; only what changed gets a new diagnosis."""
-    name = run.model.model
-    published = run.store.rows(tables.alerts, model_name=name)
-    horizon = _horizon(run, published)
-    settled = [a for a in published if _is_settled(a, horizon)]
-    open_ = [a for a in published if a not in settled]
-    table = tables.findings
-    findings = run.store.rows(table, table.c.window_start >= horizon, model_name=name)
-    folded = alerts.fold(findings, _judged(run, horizon), open_)
-    every = sorted([*settled, *folded], key=lambda a: (a["opened_at"], a["kind"], a["subject"]))
-    before = {row["incident_id"]: row for row in run.store.rows(tables.incidents, affected_model=name)}
-    rows = []
-    for members in incidents.group(every):
-        row = incidents.incident_of(members)
-        for alert in members:
-            alert["incident_id"] = row["incident_id"]
-        rows.append(_with_diagnosis(run, row, members, before.get(row["incident_id"]), published))
-    replaced = [a["alert_id"] for a in (*open_, *folded)]
-    writes = (
-        ("alerts", {"model_name": name, "alert_id": replaced}, folded),
-        ("incidents", {"affected_model": name}, rows),
-    )
+    """Fold the findings since the oldest episode that can still change; accept levels that have lasted long enough."""
+    at_end = {"model_name": run.model.model, "accepted_at": run.window.end, "automatic": True}
+    # What this window accepted when it was judged before is found again, or not.
+    others = [row for row in run.acceptances if not (row["automatic"] and row["accepted_at"] == run.window.end)]
+    folding = Folding(run)
+    folded = folding.alerts(others)
+    ripe = alerts.due(folded, run.window.end, accepted_after(run.model), others)
+    new = [automatic(run.model, alert, run.window.end) for alert in ripe]
+    if new:
+        folded = folding.alerts([*others, *new])
     firing = [a for a in folded if a["state"] == "firing"]
     opened = [a for a in folded if a["opened_at"] == run.window.end]
-    facts = {
+    facts: dict[str, Any] = {
         "firing": len(firing),
         "opened": sorted(f"{a['kind']} {a['subject']}" for a in opened),
         "by_severity": _counted(firing),
     }
-    return Result("triage", "ok", "", writes, facts)
+    if new:
+        facts["accepted"] = sorted(f"{row['kind']} {row['subject']}" for row in new)
+    return Result("triage", "ok", "", (("acceptances", at_end, new), *folding.writes(folded)), facts)
+
+
+def accepted_after(model: ModelFile) -> dict[str, int | None]:
+    """Kind -> hours after which a level is accepted by itself.
+
+    A loss of performance is accepted at the latest a day before no hour of its baseline is left.
+    """
+    hours = model.drift.accept_after_hours
+    left = max(model.performance.baseline_days * 24 - 24, 24)
+    return {"drift": hours, "quality": hours, "performance": left if hours is None else min(hours, left)}
+
+
+def automatic(model: ModelFile, alert: Row, end: datetime) -> Row:
+    """The acceptance of a level that has lasted long enough."""
+    hours = accepted_after(model)[alert["kind"]]
+    return alerts.acceptance_of(alert, end, automatic=True, actor="hindcast", reason=f"after {hours} h")
+
+
+class Folding:
+    """What a window's triage reads, folded as often as needed."""
+
+    def __init__(self, run: Run) -> None:
+        self.run, name, table = run, run.model.model, tables.findings
+        self.published = run.store.rows(tables.alerts, model_name=name)
+        horizon = _horizon(run, self.published)
+        self.settled = [a for a in self.published if _is_settled(a, horizon)]
+        self.open = [a for a in self.published if a not in self.settled]
+        self.findings = run.store.rows(table, table.c.window_start >= horizon, model_name=name)
+        self.judged = judged(run, horizon)
+
+    def alerts(self, acceptances: Sequence[Row]) -> list[Row]:
+        """Every alert that can still change."""
+        planned = self.run.model.calendar.planned
+        return alerts.fold(self.findings, self.judged, self.open, acceptances=acceptances, planned=planned)
+
+    def writes(self, folded: Sequence[Row]) -> list[tuple[str, dict[str, Any], list[Row]]]:
+        """Rows of alerts and incidents; only what changed gets a new diagnosis."""
+        run, name = self.run, self.run.model.model
+        every = sorted([*self.settled, *folded], key=lambda a: (a["opened_at"], a["kind"], a["subject"]))
+        before = {row["incident_id"]: row for row in run.store.rows(tables.incidents, affected_model=name)}
+        rows = []
+        for members in incidents.group(every):
+            row = incidents.incident_of(members)
+            for alert in members:
+                alert["incident_id"] = row["incident_id"]
+            rows.append(_with_diagnosis(run, row, members, before.get(row["incident_id"]), self.published))
+        replaced = [a["alert_id"] for a in (*self.open, *folded)]
+        return [
+            ("alerts", {"model_name": name, "alert_id": replaced}, list(folded)),
+            ("incidents", {"affected_model": name}, rows),
+        ]
 
 
 def _horizon(run: Run, published: Sequence[Row]) -> datetime:
@@ -80,7 +123,7 @@ def _counted(firing: Sequence[Row]) -> dict[str, int]:
     return dict(sorted(counted.items()))
 
 
-def _judged(run: Run, since: datetime) -> Mapping[tuple[str, int], list[datetime]]:
+def judged(run: Run, since: datetime) -> Mapping[tuple[str, int], list[datetime]]:
     """Windows that each check judged and that were not empty, by check and label age."""
     store, key = run.store, {"model_name": run.model.model}
     windows, outcomes, checks = tables.windows.c, tables.outcomes.c, tables.checks.c
@@ -93,13 +136,13 @@ def _judged(run: Run, since: datetime) -> Mapping[tuple[str, int], list[datetime
     done = store.rows(tables.checks, *ended, columns=wanted, check=["quality", "drift"], **key)
     wanted = ("label_age_hours", "window_start")
     aged = store.rows(tables.outcomes, outcomes.window_start >= since, columns=wanted, **key)
-    judged: dict[tuple[str, int], list[datetime]] = {}
+    found_by: dict[tuple[str, int], list[datetime]] = {}
     for row in done:
         if row["window_start"] in filled:
-            judged.setdefault((row["check"], 0), []).append(row["window_start"])
+            found_by.setdefault((row["check"], 0), []).append(row["window_start"])
     for row in aged:
-        judged.setdefault(("performance", row["label_age_hours"]), []).append(row["window_start"])
-    return judged
+        found_by.setdefault(("performance", row["label_age_hours"]), []).append(row["window_start"])
+    return found_by
 
 
 def _with_diagnosis(run: Run, row: Row, members: Sequence[Row], before: Row | None, published: Sequence[Row]) -> Row:

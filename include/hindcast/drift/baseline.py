@@ -236,6 +236,16 @@ class Totals:
         result._squares = 0.0
         return result
 
+    def by_column(self, factor: Floats) -> Totals:
+        """A copy with the counts of each column, the numeric ones first, times its factor; 0 leaves it out."""
+        result = self.copy()
+        numeric, rest = self._numeric[1], factor[len(self.bins.numeric) :]
+        after = np.repeat(rest, self._categorical[1])
+        result.counts[: self._split] *= np.repeat(factor[: len(self.bins.numeric)], numeric)
+        result.counts[self._split : self._split + after.size] *= after
+        result.sums *= np.repeat(factor[: len(self.bins.numeric)], self.bins.width)
+        return result
+
     def copy(self) -> Totals:
         """An independent copy."""
         result = Totals(self.bins)
@@ -354,6 +364,9 @@ def comparisons(
             continue
         if len(trail) >= _NEEDS["trail"]:
             total = history.sum_of(("trail", scale), _flagged(trail, flags), ("trail", SCALES[0]))
+            share = _kept_share(trail, flags, rows, _NEEDS["trail"])
+            if share is not None:
+                total = total.by_column(np.isfinite(share).astype(float))
             found.append(Comparison("trail", scale, current[scale], total, 100, f"the last {len(trail)} good hours"))
         found.append(Comparison("reference", scale, current[scale], reference, 100, "the reference"))
     return found
@@ -398,13 +411,25 @@ def _seasonal(
     history: History,
     flags: Mapping[datetime, Flags],
 ) -> list[Comparison]:
-    """Each scale beside the hours of its blocks, which have the weight of the hour that they stand for."""
+    """Each scale beside the hours of its blocks, which have the weight of the hour that they stand for.
+
+    So they have for every column by itself: a column that some of the blocks leave out has the others' mean in their
+    place, and is not compared at all where too few are left. Else a day of which half was an incident last week would
+    have a baseline of the other half.
+    """
     rows, baseline, fewest, done, found = history.rows(()), Totals(history.bins), most, 0, []
+    weight: Floats = np.zeros(len(history.bins.numeric) + len(history.bins.categorical))
+    stood_for, uneven = 0, False
     for scale, hours in windows.items():
         for at in hours[done:]:
             if at in blocks:
                 block = history.sum_of((tier, at), _flagged(blocks[at], flags))
-                baseline.add_block(block, rows[at] / block.rows)
+                share = _kept_share(blocks[at], flags, rows, min(_NEEDS[tier], most))
+                uneven |= share is not None
+                scaled = block if share is None else block.by_column(np.where(np.isfinite(share), share, 0))
+                baseline.add_block(scaled, rows[at] / block.rows)
+                weight += rows[at] * (1.0 if share is None else share)
+                stood_for += rows[at]
                 fewest = min(fewest, len(blocks[at]))
         done, judged = len(hours), [at for at in hours if at in blocks]
         total = sum(rows[at] for at in hours)
@@ -412,5 +437,25 @@ def _seasonal(
             same = len(judged) == len(hours)
             now = whole[scale] if same else history.sum_of((tier, scale), dict.fromkeys(judged), ("window", scale))
             says = f"the same hours of {fewest} earlier {tier}s"
-            found.append(Comparison(tier, scale, now, baseline.scaled(), most, says))
+            then = baseline.scaled()
+            # Of as many rows as there really are behind each column.
+            then = then.by_column(stood_for / weight) if uneven else then
+            found.append(Comparison(tier, scale, now, then, most, says))
     return found
+
+
+def _kept_share(
+    hours: Sequence[datetime], flags: Mapping[datetime, Flags], rows: Mapping[datetime, int], needs: int
+) -> Floats | None:
+    """Per column, the rows of all `hours` over those of the hours that do not leave it out.
+
+    Infinite where fewer than `needs` are left; None where no hour leaves anything out.
+    """
+    flagged = [hour for hour in hours if hour in flags]
+    if not flagged:
+        return None
+    left_out = np.array([flags[hour] for hour in flagged])
+    total = sum(rows[hour] for hour in hours)
+    kept = total - np.array([rows[hour] for hour in flagged]) @ left_out
+    enough = len(hours) - left_out.sum(axis=0) >= needs
+    return np.where(enough & (kept > 0), total / np.maximum(kept, 1), np.inf)

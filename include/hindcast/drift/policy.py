@@ -16,19 +16,20 @@ import numpy as np
 from scipy import special
 
 from hindcast import spread
-from hindcast.drift import statistics
+from hindcast.drift import moments, statistics
 from hindcast.drift.baseline import SCALES, TIERS, Totals
 from hindcast.profile.profile import NEW, NULL
 from hindcast.spread import REMEMBERED, Memory, stacked
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from hindcast.drift.baseline import Comparison
     from hindcast.profile.bins import Bins
     from hindcast.profile.profile import Sparse
 
     Floats = np.ndarray[tuple[int, ...], np.dtype[np.float64]]
+    Flags = np.ndarray[tuple[int, ...], np.dtype[np.bool_]]
 
 LEAST_ROWS = 20
 LEARNT = {"week": 48, "day": 24, "trail": 48, "reference": 0}
@@ -153,6 +154,10 @@ def decide(
     recent: int,
     budget_per_week: float,
     pseudo: Memory | None = None,
+    planned: Flags | None = None,
+    accepted: Flags | None = None,
+    accepted_after: int | None = spread.ACCEPTED_AFTER,
+    floors: Mapping[int, float] = EFFECT_FLOOR,
 ) -> tuple[list[Decision], Memory]:
     """Decide about every series of one hour, and what to remember of it.
 
@@ -169,6 +174,14 @@ def decide(
         False alarms a week that all series and scales of the model may raise together.
     pseudo : Memory, optional
         How much pieces of the reference differ from the whole of it (`pseudo_hours`), as if they had been hours.
+    planned : bool array of shape (n_scales, n_series), optional
+        Windows that hold a planned hour: decided about, but they open no episode and teach nothing.
+    accepted : bool array of shape (n_series,), optional
+        Series whose new level was accepted: what the reference was like says nothing about them any more.
+    accepted_after : int, optional
+        Hours after which the level of an episode counts as usual; None: only when it is accepted.
+    floors : mapping
+        Scale -> smallest effect that matters.
 
     Returns
     -------
@@ -185,6 +198,8 @@ def decide(
         memory.excess[t, s] = measured.stat - measured.median * measured.noise
         memory.noise[t, s] = measured.noise
         learnt = np.isfinite(excess[:, t, s]).sum(axis=0) >= LEARNT[comparison.tier]
+        if accepted is not None and comparison.tier == "reference":
+            learnt &= ~accepted
         open_ = [j for j in range(len(series)) if (s, j) not in decided and learnt[j] and np.isfinite(measured.stat[j])]
         if open_:
             seen, noises, bounds = excess[:, t, s], noise[:, t, s], excess[:, t, s]
@@ -192,13 +207,16 @@ def decide(
                 bounds = np.concatenate([pseudo.peak[:, s], bounds])
                 seen, noises = np.concatenate([pseudo.excess[:, s], seen]), np.concatenate([pseudo.noise[:, s], noises])
             alpha = spread.alpha_of(budget_per_week, comparison.scale, len(series), len(SCALES))
-            judge = _Judge(comparison, measured, seen, noises, bounds, recent, alpha, usual)
+            judge = _Judge(comparison, measured, seen, noises, bounds, recent, alpha, usual, floors[comparison.scale])
             for j in open_:
                 decided[s, j] = judge.decision(j, series[j])
     drifted = np.zeros(len(series), bool)
-    for (_, j), decision in decided.items():
-        drifted[j] |= bool(decision.drifted)
-    memory.turn(past[-1] if past else None, drifted)
+    for (s, j), decision in decided.items():
+        drifted[j] |= bool(decision.drifted) and (planned is None or not planned[s, j])
+    if planned is not None:
+        memory.excess[:, planned] = memory.noise[:, planned] = np.nan
+    held = None if planned is None else planned[0]
+    memory.turn(past[-1] if past else None, drifted, held=held, accepted_after=accepted_after)
     return [decided[key] for key in sorted(decided)], memory
 
 
@@ -241,7 +259,7 @@ def _usual_spread(compared: Sequence[Comparison]) -> Floats:
 @lru_cache(maxsize=4)  # the reference is the same in every window
 def _spread_of(baseline: Totals) -> Floats:
     bins = baseline.bins
-    return statistics.binned_std(bins.padded_edges, baseline.numeric[:, : bins.width], baseline.values)
+    return moments.binned_std(bins.padded_edges, baseline.numeric[:, : bins.width], baseline.values)
 
 
 def _chance(measured: Distances, alpha: float) -> Floats:
@@ -263,8 +281,9 @@ class _Judge:
         recent: int,
         alpha: float,
         usual: Floats,
+        floor: float,
     ) -> None:
-        self.comparison, self.measured, self.usual = comparison, measured, usual
+        self.comparison, self.measured, self.usual, self.floor = comparison, measured, usual, floor
         tier = comparison.tier
         tau2 = spread.benign_spread(
             excess, noise, blocks=comparison.blocks, scale=comparison.scale, least=LEAST_TAU[tier]
@@ -282,7 +301,7 @@ class _Judge:
             drifted = None
             reason = "its hours differ among themselves as much as any two samples can: no test has power"
         elif stat > limit:
-            effect, floor = _effect(series, comparison, self.usual), EFFECT_FLOOR[scale]
+            effect, floor = _effect(series, comparison, self.usual), self.floor
             if series.kind in {"missing", "new"}:
                 floor = RATIO_FLOOR
                 enough = abs(effect) * self.measured.rows[j] >= RATIO_ROWS
@@ -305,11 +324,9 @@ def _effect(series: Series, comparison: Comparison, usual: Floats) -> float:
         edges = bins.padded_edges[i]
         before, after = then.numeric[i, : bins.width], now.numeric[i, : bins.width]
         # Rain after two dry weeks is infinitely many σ of these weeks: a quarter of the reference's σ is the least.
-        spreads = (statistics.binned_std(edges, before, then.values[i]), usual[i] / 4)
+        spreads = (moments.binned_std(edges, before, then.values[i]), usual[i] / 4)
         scale = max(float(np.nan_to_num(s)) for s in spreads) or 1.0
-        return float(
-            statistics.wasserstein_normalized(edges, before, then.values[i], after, now.values[i], scale=scale)
-        )
+        return float(moments.wasserstein_normalized(edges, before, then.values[i], after, now.values[i], scale=scale))
     if series.kind == "phi":
         return float(statistics.jensen_shannon_distance(then.categorical[i], now.categorical[i]))
     ratios = []

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from hindcast.performance.intervals import Score
 
     Floats = np.ndarray[tuple[int, ...], np.dtype[np.float64]]
+    Flags = np.ndarray[tuple[int, ...], np.dtype[np.bool_]]
 
 SCALES = (1, 6, 24)
 LEAST_HOURS = 12
@@ -89,6 +90,8 @@ def judge(
     threshold: float,
     critical: float,
     budget_per_week: float,
+    planned: Flags | None = None,
+    accepted_after: int | None = spread.ACCEPTED_AFTER,
 ) -> tuple[list[Verdict], Memory]:
     """Judge every pair of one window, and say what to remember of it.
 
@@ -105,6 +108,10 @@ def judge(
         Relative changes, as fractions.
     budget_per_week : float
         False alarms a week that all series and scales may raise together.
+    planned : bool array of shape (n_scales, n_series), optional
+        Windows that hold a planned hour: judged, but they open no episode and teach nothing.
+    accepted_after : int, optional
+        Hours after which the level of an episode counts as usual; None: only when it is accepted.
     """
     memory = Memory.blank(len(_SIDES), len(SCALES), len(names))
     excess, noise = spread.stacked(remembered[-spread.REMEMBERED :], memory)
@@ -120,9 +127,14 @@ def judge(
         memory.excess[0, s, j] = stat - spread.CHI2_1_MEDIAN * variance
         memory.excess[1, s, j] = memory.excess[0, s, j] if _harms(pair) else np.nan
         memory.noise[:, s, j] = variance
-        worse[j] |= verdict.severity is not None
+        worse[j] |= verdict.severity is not None and (planned is None or not planned[s, j])
+    held = None
+    if planned is not None:
+        memory.excess[:, planned] = memory.noise[:, planned] = np.nan
+        held = planned[0]
     # A loss that passed by itself was a loss: the next one of its size is worth as much.
-    memory.turn(remembered[-1] if remembered else None, worse, teaches_within=0)
+    before = remembered[-1] if remembered else None
+    memory.turn(before, worse, teaches_within=0, held=held, accepted_after=accepted_after)
     return verdicts, memory
 
 

@@ -19,6 +19,7 @@ from hindcast.errors import UsageError
 from hindcast.report import sections, words
 from hindcast.report.reading import Period, begun, expected_checks, read
 from hindcast.report.verdict import check_states, gaps, shown_alerts, verdict
+from hindcast.window import HOUR
 
 if TYPE_CHECKING:
     from datetime import date
@@ -128,10 +129,18 @@ def _context(model: ModelFile, period: Period, rows: Read) -> dict[str, Any]:
         "drift": sections.drift(period, rows),
         "importance": sections.importance(model, rows),
         "quality": sections.quality(rows),
+        "planned": _planned(model, period),
         "found": {name: sorted({str(row[name]) for row in rows.windows if row[name]}) for name in columns},
         "bins": rows.bins,
         "code": __version__,
     }
+
+
+def _planned(model: ModelFile, period: Period) -> list[str]:
+    """What the quiet calendar says about the period, and whom it is about."""
+    starts = [period.start + k * HOUR for k in range(period.hours)]
+    entries = dict.fromkeys((e.reason, e.subjects) for start in starts for e in model.calendar.within(start))
+    return [f"{words.plain(reason, limit=200)} ({', '.join(subjects or ('all',))})" for reason, subjects in entries]
 
 
 _DRAW = """

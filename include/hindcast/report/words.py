@@ -187,7 +187,7 @@ def details(text: str | None) -> str:
     if not isinstance(content, dict):
         return plain(text or "", limit=500)
     # The alert policy's own words, where it left any, say all that the other keys do.
-    said = {key: content[key] for key in ("onset", "latest") if content.get(key)}
+    said = {key: content[key] for key in ("onset", "latest", "resolution") if content.get(key)}
     if said.get("latest") == said.get("onset"):
         said.pop("latest", None)
     content = said or content

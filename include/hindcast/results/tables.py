@@ -199,6 +199,7 @@ findings = Table(
     Column("severity", String, nullable=False),
     Column("detected_at", Moment, nullable=False),
     *_provenance(),
+    Column("planned", Text),
 )
 
 alerts = Table(
@@ -233,6 +234,22 @@ incidents = Table(
     *_text("root_cause", "resolution"),
     Column("state", String, nullable=False),
     Column("opened_at", Moment, nullable=False),
+)
+
+acceptances = Table(
+    "acceptances",
+    METADATA,
+    _key("model_name"),
+    _key("kind"),
+    _key("subject"),
+    _key("accepted_at", Moment),
+    Column("since", Moment, nullable=False),
+    Column("alert_id", String, nullable=False),
+    Column("automatic", Boolean, nullable=False),
+    Column("actor", String, nullable=False),
+    *_provenance(),
+    Column("recorded_at", Moment),
+    comment="Levels that are the usual ones from a moment of the data on; alerts and baselines follow from them.",
 )
 
 profiles = Table(
@@ -275,6 +292,16 @@ memory = Table(
     _key("check"),
     Column("content", LargeBinary, nullable=False),
     comment="What the alert policy learnt from a window: excesses and open episodes.",
+)
+
+episodes = Table(
+    "episodes",
+    METADATA,
+    _key("model_name"),
+    _key("window_start", Moment),
+    _key("check"),
+    _key("subject"),
+    comment="Hours inside an episode of a subject: they leave its baselines, also months later.",
 )
 
 checks = Table(
