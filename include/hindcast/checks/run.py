@@ -231,12 +231,13 @@ def commit(run: Run, result: Result, seconds: float) -> None:
         "duration_seconds": seconds,
         "recorded_at": datetime.now(UTC),
     }
+    writes = [(tables.METADATA.tables[name], key, rows) for name, key, rows in result.writes]
+    stamp = {"config_digest": run.model.digest}
+    stamped = [
+        (t, key, [{**stamp, **row} for row in rows] if "config_digest" in t.c else rows) for t, key, rows in writes
+    ]
     with run.store.transaction() as connection:
-        for name, key, rows in result.writes:
-            table = tables.METADATA.tables[name]
-            stamp = {"config_digest": run.model.digest} if "config_digest" in table.c else {}
-            run.store.replace(connection, table, [{**stamp, **row} for row in rows], **key)
-        run.store.replace(connection, tables.checks, [own], **run.key, check=result.check)
+        run.store.replace_all(connection, [*stamped, (tables.checks, {**run.key, "check": result.check}, [own])])
         if result.check == "triage":
             content = {**result.facts, "as_of": run.as_of, "config_digest": run.model.digest}
             run.store.append_audit(connection, actor="hindcast", action="triage", content=content, **run.key)
