@@ -93,24 +93,33 @@ def block(group: int, rows: int, seed: int, *, shift: float = 0.0, times: int = 
     return pa.table(columns)
 
 
-def write(path: Path, rows: int, seed: int = 7, *, shift: float = 0.0, times: int = 1, distinct: bool = False) -> None:
+def write(
+    path: Path,
+    rows: int,
+    seed: int = 7,
+    *,
+    shift: float = 0.0,
+    times: int = 1,
+    distinct: bool = False,
+    codec: str = "zstd",
+) -> None:
     """Write `rows` rows to one Parquet file, a row group at a time, with the encodings that pyarrow chooses."""
     writer: pq.ParquetWriter | None = None
     for group, start in enumerate(range(0, rows, ROW_GROUP)):
         table = block(group, min(ROW_GROUP, rows - start), seed, shift=shift, times=times, distinct=distinct)
         if writer is None:
-            writer = pq.ParquetWriter(path, table.schema, compression="zstd", store_schema=False)
+            writer = pq.ParquetWriter(path, table.schema, compression=codec, store_schema=False)
         writer.write_table(table, row_group_size=ROW_GROUP)
     if writer is not None:
         writer.close()
 
 
-def split(path: Path, files: int) -> Path:
+def split(path: Path, files: int, codec: str) -> Path:
     """Cut a file's rows into many files of the same size, in a folder beside it."""
     folder, source = path.with_suffix(""), pq.ParquetFile(path)
     folder.mkdir()
     for i, batch in enumerate(source.iter_batches(-(-source.metadata.num_rows // files))):
-        pq.write_table(pa.Table.from_batches([batch]), folder / f"{i:05d}.parquet", compression="zstd")
+        pq.write_table(pa.Table.from_batches([batch]), folder / f"{i:05d}.parquet", compression=codec)
     return folder
 
 
@@ -123,10 +132,12 @@ def main() -> None:
     parser.add_argument("--times", type=int, default=1)
     parser.add_argument("--distinct", action="store_true")
     parser.add_argument("--split", type=int, default=0)
+    parser.add_argument("--codec", default="zstd")
     given = parser.parse_args()
-    write(given.path, given.rows, given.seed, shift=given.shift, times=given.times, distinct=given.distinct)
+    options = {"shift": given.shift, "times": given.times, "distinct": given.distinct, "codec": given.codec}
+    write(given.path, given.rows, given.seed, **options)
     if given.split:
-        split(given.path, given.split)
+        split(given.path, given.split, given.codec)
     print(f"{given.path}: {given.rows:,} rows, {given.path.stat().st_size / 1e6:,.0f} MB")
 
 

@@ -7,12 +7,20 @@ Each is profiled with given bins, beside the same number of rows or cells in the
 from __future__ import annotations
 
 import tempfile
+from functools import partial
 from pathlib import Path
 
 import measure
 from measure import HINDCAST, Command, Table, python, script
 
 IMPORTS = "imports"
+CODECS = ("snappy", "zstd")  # the default of pyarrow, pandas and Spark; and what logs are often packed with
+DECODED = """
+import sys, hindcast.cli, hindcast.profiling
+from hindcast.sources.folder import parquet_files
+for file in parquet_files(sys.argv[1]):
+    file.read_row_group(0, use_threads=False)
+"""
 
 
 def logs(folder: Path, name: str, *options: str) -> Path:
@@ -56,12 +64,16 @@ def table(title: str, variants: dict[str, Command], repeats: int) -> Table:
     )
 
 
-def many(folder: Path, scale: float, repeats: int) -> Table:
+def many(folder: Path, scale: float, repeats: int, codec: str) -> Table:
     count = max(2, round(1000 * scale))
-    one = logs(folder, "one", "--rows", str(1000 * count), "--split", str(count))
-    kept = bins(one)
-    variants = {"one file": profile(one, kept), f"{count:,} files": profile(one.with_suffix(""), kept)}
-    return table(f"Files: {count:,} of 1,000 rows beside one of {1000 * count:,}", variants, repeats)
+    one = logs(folder, "one", "--rows", str(1000 * count), "--split", str(count), "--codec", codec)
+    kept, files = bins(one), one.with_suffix("")
+    variants = {
+        "one file": profile(one, kept),
+        f"{count:,} files": profile(files, kept),
+        f"{count:,} files, only opened and decoded": python(DECODED, files),
+    }
+    return table(f"Files, {codec}: {count:,} of 1,000 rows beside one of {1000 * count:,}", variants, repeats)
 
 
 def wide(folder: Path, scale: float, repeats: int) -> Table:
@@ -95,7 +107,7 @@ def main() -> None:
     parser.add_argument("--scale", type=float, default=1.0, help="1: the sizes above; below 0.1, 200 features")
     given = parser.parse_args()
     tables = []
-    for shape in (many, wide, distinct):
+    for shape in (*(partial(many, codec=codec) for codec in CODECS), wide, distinct):
         with tempfile.TemporaryDirectory() as folder:
             tables.append(shape(Path(folder), given.scale, given.repeats))
     measure.report(tables, as_json=given.json)

@@ -149,8 +149,8 @@ def test_a_file_cut_short_or_gone_since_is_unreadable(tmp_path: Path) -> None:
         source.open(item)
 
 
-def test_text_is_read_as_dictionaries_where_asked(tmp_path: Path) -> None:
-    put(tmp_path / "2013-04-16T22:30:00Z.parquet", rows=3)
+def test_text_of_large_files_is_read_as_dictionaries_where_asked(tmp_path: Path) -> None:
+    put(tmp_path / "2013-04-16T22:30:00Z.parquet", rows=20_000)
     source = open_source(f"file://{tmp_path}")
     (item,) = source.manifest(START, START + HOUR).objects
     assert pa.types.is_dictionary(source.open(item, ["feature_b"]).read().schema.field("feature_b").type)

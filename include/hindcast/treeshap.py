@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     Floats = NDArray[np.float64]
+    Ranks = NDArray[np.unsignedinteger[Any]]
     Literal = tuple[int, bool]  # a node, and whether its left way is meant
 
 # From so many rows on the tables pay for themselves.
@@ -62,43 +63,51 @@ class Tree:
         """Training rows that came by."""
         return self.node_cover[node] if node >= 0 else self.leaf_cover[-node - 1]
 
-    def decisions(self, rows: Rows) -> NDArray[np.uint16]:
-        """1 where a row goes left at a node, (n_nodes, n)."""
-        left = np.empty((len(self.left), rows.missing.shape[1]), np.bool_)
+    @cached_property
+    def lefts(self) -> list[tuple[int, NDArray[np.bool_]]]:
+        """Categorical nodes, and for each which codes it sends left, the last for all that it does not know."""
+        nodes = np.flatnonzero(self.decision & _CATEGORICAL).tolist()
+        words = [self.categories[int(self.threshold[node])].astype("<u4").view(np.uint8) for node in nodes]
+        known = [np.append(np.unpackbits(word, bitorder="little").astype(bool), False) for word in words]
+        return list(zip(nodes, known, strict=True))
+
+    def decisions(self, rows: Rows, ranks: Ranks) -> NDArray[np.uint16]:
+        """1 where a row goes left at a node, (n_nodes, n); `ranks` of the thresholds, (n_nodes,)."""
         # A special value goes the node's default way, whatever the threshold: as -inf left, as NaN right.
         kinds = (self.decision >> 2) & 3
         variant = np.where(kinds == 0, 0, 2 * kinds - ((self.decision & _DEFAULT_LEFT) > 0))
-        places = (variant * len(rows.missing) + self.feature).tolist()
-        for node, (place, threshold) in enumerate(zip(places, self.threshold.tolist(), strict=True)):
-            np.less_equal(rows.variants[place], threshold, out=left[node])
-        for node in np.flatnonzero(self.decision & _CATEGORICAL).tolist():
-            known, feature = self.categories[int(self.threshold[node])], self.feature[node]
-            codes = np.trunc(rows.variants[feature])
-            inside = (codes >= 0) & (codes < 32 * known.size) & ~rows.missing[feature]
-            at = np.where(inside, codes, 0).astype(np.int64)
-            left[node] = inside & (known[at >> 5] >> (at & 31).astype(np.uint32) & 1).astype(bool)
-        return left.astype(np.uint16)
+        left = rows.ranks[variant * len(rows.missing) + self.feature] <= ranks[:, None]
+        for node, known in self.lefts:
+            left[node] = known[np.minimum(rows.codes[self.feature[node]], known.size - 1)]
+        return left.view(np.uint8).astype(np.uint16)
 
 
 @dataclass(frozen=True)
 class Rows:
-    """Values by feature in five variants, (5 * n_features, n), and where they are missing, (n_features, n).
+    """Values by feature: whole ones as codes, -1 for `missing`, (n_features, n); ranks among the model's thresholds.
 
-    Missing as 0; then, for trees that treat 0 so, 0 and missing as -inf and as NaN; then missing as -inf and as NaN.
+    A value is at most a threshold where its rank is; whole numbers of two bytes compare eight times as fast. `ranks`
+    has five variants, (5 * n_features, n): missing as 0; then, for trees that treat 0 so, 0 and missing as -inf and as
+    NaN, which is above every threshold; then missing as -inf and as NaN.
     """
 
-    variants: Floats
+    codes: NDArray[np.int64]
     missing: NDArray[np.bool_]
+    ranks: Ranks
 
     @classmethod
-    def of(cls, matrix: Floats) -> Rows:
+    def of(cls, matrix: Floats, thresholds: list[Floats]) -> Rows:
         """Rows of a matrix (n, n_features), NaN where missing."""
         columns = np.ascontiguousarray(matrix.T, dtype=np.float64)
         missing = np.isnan(columns)
-        plain = np.where(missing, 0.0, columns)
-        special = (np.abs(plain) <= _ZERO, missing)
-        both = [np.where(where, end, plain) for where in special for end in (-np.inf, np.nan)]
-        return cls(np.concatenate([plain, *both]), missing)
+        values = np.where(missing, 0.0, columns)
+        above = max(known.size for known in thresholds) + 1
+        kind = np.min_scalar_type(above)
+        plain = np.array([known.searchsorted(row) for known, row in zip(thresholds, values, strict=True)]).astype(kind)
+        special = (np.abs(values) <= _ZERO, missing)
+        both = [np.where(where, kind.type(end), plain) for where in special for end in (0, above)]
+        codes = np.where(missing | (values <= -1), -1.0, np.minimum(values, 2.0**62)).astype(np.int64)
+        return cls(codes, missing, np.concatenate([plain, *both]))
 
 
 @dataclass(frozen=True)
@@ -189,6 +198,21 @@ class LightGBMText:
         return self._held
 
     @cached_property
+    def thresholds(self) -> list[Floats]:
+        """What each feature is compared with anywhere in the model, ascending."""
+        trees = self.trees or []
+        of = np.concatenate([np.empty(0, np.int64), *(tree.feature for tree in trees)])
+        values = np.concatenate([np.empty(0), *(tree.threshold for tree in trees)])
+        return [np.unique(values[of == feature]) for feature in range(len(self.features))]
+
+    @cached_property
+    def ranks(self) -> list[Ranks]:
+        """Per tree, the places of its thresholds among those of the same feature, (n_nodes,)."""
+        kind = np.min_scalar_type(max(known.size for known in self.thresholds) + 1)
+        nodes = [zip(tree.feature.tolist(), tree.threshold.tolist(), strict=True) for tree in self.trees or ()]
+        return [np.array([self.thresholds[f].searchsorted(at) for f, at in tree], dtype=kind) for tree in nodes]
+
+    @cached_property
     def _held(self) -> list[tuple[Tree, list[Group]]]:
         return [(tree, _groups(tree)) for tree in self.trees or ()]
 
@@ -210,10 +234,10 @@ def contributions(model: LightGBMText, matrix: Floats) -> Floats | None:
     tables = model.tables
     if tables is None:
         return None
-    rows = Rows.of(matrix)
+    rows = Rows.of(matrix, model.thresholds)
     result = np.zeros((model.classes, matrix.shape[1] + 1, matrix.shape[0]))
     for k, (tree, groups) in enumerate(tables):
-        left = tree.decisions(rows)
+        left = tree.decisions(rows, model.ranks[k])
         for group in groups:
             _add(group, left, result[k % model.classes])
     return result.transpose(2, 0, 1)

@@ -286,9 +286,10 @@ class _Judged:
             baseline = self._pooled(good, past).scores()
             for metric in metrics:
                 yield Pair("*", metric, scale, _enough_of_each(current, metric), baseline[metric], len(good))
-            keep = np.array([[s not in flagged.get(h, ()) for s in segments] for h in then], bool).reshape(
-                len(then), len(segments)
-            )
+            keep = np.ones((len(then), len(segments)), bool)
+            for i, hour in enumerate(then):
+                if hour in flagged:
+                    keep[i] = [segment not in flagged[hour] for segment in segments]
             stack = np.array([table[h] for h in then]).reshape(len(then), len(segments), 3) * keep[:, :, None]
             present = np.array([table[h] for h in now]).sum(axis=0)
             total, hours = stack.sum(axis=0), (stack[:, :, 0] > 0).sum(axis=0)

@@ -238,14 +238,10 @@ def commit(run: Run, result: Result, seconds: float) -> None:
         "recorded_at": datetime.now(UTC),
     }
     with run.store.transaction() as connection:
-        for name, key, rows in result.writes:
-            table = tables.METADATA.tables[name]
-            stamp = {"config_digest": run.model.digest} if "config_digest" in table.c else {}
-            written = stamped(run, rows) if table is tables.findings else rows
-            run.store.replace(connection, table, [{**stamp, **row} for row in written], **key)
-            for row in rows if table is tables.acceptances else ():
-                audit_acceptance(run, connection, row)
-        run.store.replace(connection, tables.checks, [own], **run.key, check=result.check)
+        writes = [_stamped(run, name, key, rows) for name, key, rows in result.writes]
+        run.store.replace_all(connection, [*writes, (tables.checks, {**run.key, "check": result.check}, [own])])
+        for row in (row for name, _, rows in result.writes if name == "acceptances" for row in rows):
+            audit_acceptance(run, connection, row)
         if result.check == "triage":
             content = {**result.facts, "as_of": run.as_of, "config_digest": run.model.digest}
             run.store.append_audit(connection, actor="hindcast", action="triage", content=content, **run.key)
@@ -258,6 +254,14 @@ def audit_acceptance(run: Run, connection: Any, row: dict[str, Any]) -> None:
     content = {name: row[name] for name in ("alert_id", "kind", "subject", "since", "accepted_at", "reason")}
     content["config_digest"] = run.model.digest
     run.store.append_audit(connection, actor=row["actor"], action="accept", content=content, **run.key)
+
+
+def _stamped(run: Run, name: str, key: dict[str, Any], rows: list[dict[str, Any]]) -> tuple[Any, dict[str, Any], Any]:
+    """What is written to a table, each row with the digest of the model file, findings with what was planned."""
+    table = tables.METADATA.tables[name]
+    stamp = {"config_digest": run.model.digest} if "config_digest" in table.c else {}
+    written = stamped(run, rows) if table is tables.findings else rows
+    return table, key, [{**stamp, **row} for row in written]
 
 
 def _put_in_outbox(run: Run, result: Result, seconds: float, connection: Any) -> None:

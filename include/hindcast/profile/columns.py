@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 UNREADABLE = "(unreadable)"
 # Below this many cells a row group is decoded in one call; above, column by column, so that memory stays bounded.
 _CELLS_AT_ONCE = 1_000_000
+_SMALL_FILE = 16_384  # rows
 # Stands for a column that cannot be read: no text, no numbers.
 _NOTHING = pa.list_(pa.null())
 # Microseconds per unit of each type that holds moments or durations; nanoseconds are divided.
@@ -35,7 +36,8 @@ def leaves(file: pq.ParquetFile) -> set[str]:
 def open_parquet(source: Any, dictionaries: Sequence[str] = ()) -> pq.ParquetFile:
     """Open a file, its text columns `dictionaries` read as dictionaries; it may lack some of them.
 
-    `ParquetFile` alone raises KeyError for a name in ``read_dictionary`` that the file has not.
+    Of a small file they are read as they stand: a dictionary for a thousand rows takes longer than the rows, and many
+    small files are put together before anything is counted.
 
     Raises
     ------
@@ -43,12 +45,11 @@ def open_parquet(source: Any, dictionaries: Sequence[str] = ()) -> pq.ParquetFil
         It is no Parquet, or cut short.
     """
     try:
-        try:
-            return pq.ParquetFile(source, read_dictionary=list(dictionaries), pre_buffer=False)
-        except KeyError:  # it lacks one of them
-            file = pq.ParquetFile(source, pre_buffer=False)
-            present = list(leaves(file).intersection(dictionaries))
-            return pq.ParquetFile(source, metadata=file.metadata, read_dictionary=present, pre_buffer=False)
+        file = pq.ParquetFile(source, pre_buffer=False)
+        if file.metadata.num_rows <= _SMALL_FILE or not dictionaries:
+            return file
+        present = leaves(file).intersection(dictionaries)  # `ParquetFile` raises KeyError for others
+        return pq.ParquetFile(source, metadata=file.metadata, read_dictionary=list(present), pre_buffer=False)
     except UnicodeDecodeError as error:
         message = f"a column's name is no UTF-8: {error}"
         raise pa.ArrowInvalid(message) from error

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
+import pyarrow as pa
 
 from hindcast.errors import UsageError
 
@@ -23,7 +24,10 @@ NULL, NAN, MINUS_INF, PLUS_INF, INVALID = range(5)
 # What follows a categorical column's known values.
 NEW, NULL_CATEGORY, INVALID_CATEGORY = range(3)
 NEW_VALUES_KEPT = 100
-_MAGIC = b"HCP1"
+_MAGIC = b"HCP2"
+# A baseline opens hundreds of profiles: zstandard opens one in a quarter of zlib's time, into half of the bytes.
+_CODEC = pa.Codec("zstd", compression_level=1)
+_FRAME = struct.Struct("<QI")  # bytes unpacked, and CRC-32 of the packed ones
 
 
 @dataclass
@@ -122,21 +126,24 @@ class Profile:
     def to_bytes(self) -> bytes:
         """Compact form: only the bins that are not empty, compressed; no bins inside (see `export`)."""
         flat = np.concatenate([self.numeric.ravel(), self.categorical.ravel(), self.outside.ravel()])
-        filled = np.flatnonzero(flat).astype("<i4")
-        summed = np.flatnonzero(self.sums).astype("<i4")
+        filled, summed = np.flatnonzero(flat), np.flatnonzero(self.sums)
+        whole = [_narrow(np.diff(filled, prepend=0)), _narrow(flat[filled]), _narrow(np.diff(summed, prepend=0))]
         header = {
             "rows": self.rows,
             "bins": self.bins.digest,
             "filled": int(filled.size),
             "summed": int(summed.size),
+            "widths": [array.itemsize for array in whole],
             "types": {k: dict(sorted(v.items())) for k, v in sorted(self.types.items())},
             "new": {k: dict(sorted(v.items())) for k, v in sorted(self.new_values.items()) if v},
         }
         text = json.dumps(header, separators=(",", ":")).encode()
-        arrays = [filled, flat[filled].astype("<i8"), summed, self.sums.ravel()[summed].astype("<i8")]
-        bounds = [self.low.astype("<f8"), self.high.astype("<f8")]
-        body = b"".join([struct.pack("<I", len(text)), text, *(a.tobytes() for a in (*arrays, *bounds))])
-        return _MAGIC + zlib.compress(body, 1)
+        # The sums' bytes lie place by place, all the high ones together: those are alike, and pack well.
+        sums = self.sums.ravel()[summed].astype("<i8").view(np.uint8).reshape(-1, 8).T
+        arrays = [*whole, sums, self.low.astype("<f8"), self.high.astype("<f8")]
+        body = b"".join([struct.pack("<I", len(text)), text, *(a.tobytes() for a in arrays)])
+        packed = bytes(_CODEC.compress(body, asbytes=True))
+        return _MAGIC + _FRAME.pack(len(body), zlib.crc32(packed)) + packed
 
     @classmethod
     def from_bytes(cls, content: bytes, bins: Bins) -> Profile:
@@ -216,16 +223,21 @@ class Sparse:
         """Read what `Profile.to_bytes` wrote; same errors as `Profile.from_bytes`."""
         try:
             return cls._read(content, bins)
-        except (zlib.error, struct.error, ValueError, KeyError) as error:
+        except (pa.ArrowException, OSError, struct.error, ValueError, KeyError) as error:
             message = f"not a profile, or a damaged one: {error!r}"
             raise UsageError(message) from error
 
     @classmethod
     def _read(cls, content: bytes, bins: Bins) -> Sparse:
         if content[:4] != _MAGIC:
-            message = "it does not start like one"
+            ours = content[:3] == _MAGIC[:3]
+            message = "another version of Hindcast wrote it" if ours else "it does not start like one"
             raise ValueError(message)
-        body = zlib.decompress(content[4:])
+        (length, checksum), packed = _FRAME.unpack_from(content, 4), content[4 + _FRAME.size :]
+        if zlib.crc32(packed) != checksum:
+            message = "its checksum is wrong"
+            raise ValueError(message)
+        body = _CODEC.decompress(packed, length, asbytes=True)
         (size,) = struct.unpack_from("<I", body)
         header = json.loads(body[4 : 4 + size])
         if header["bins"] != bins.digest:
@@ -239,7 +251,16 @@ class Sparse:
             at += array.nbytes
             return array
 
-        filled, counts = take("<i4", header["filled"]), take("<i8", header["filled"])
-        summed, sums = take("<i4", header["summed"]), take("<i8", header["summed"])
+        of_filled, of_counts, of_summed = (f"<u{width}" for width in header["widths"])
+        filled = np.cumsum(take(of_filled, header["filled"]), dtype=np.int32)
+        counts = take(of_counts, header["filled"]).astype(np.int64)
+        summed = np.cumsum(take(of_summed, header["summed"]), dtype=np.int32)
+        places = take("u1", 8 * header["summed"]).reshape(8, -1)
+        sums = np.ascontiguousarray(places.T).view("<i8").ravel()
         low, high = take("<f8", len(bins.numeric)), take("<f8", len(bins.numeric))
         return cls(header["rows"], filled, counts, summed, sums, low, high, header)
+
+
+def _narrow(values: Integers) -> np.ndarray[tuple[int, ...], np.dtype[np.unsignedinteger[Any]]]:
+    """The same whole numbers, none below 0, in as few bytes as the largest needs."""
+    return values.astype(np.min_scalar_type(int(values.max(initial=0))).newbyteorder("<"))

@@ -113,10 +113,20 @@ class Store:
 
     def replace(self, connection: Connection, table: Table, rows: Sequence[Mapping[str, Any]], **key: Any) -> None:
         """Delete the rows under `key` and insert `rows`; a list as a key's value means any of it."""
-        connection.execute(delete(table).where(*_conditions(table, key)))
-        if rows:
+        self.replace_all(connection, [(table, key, rows)])
+
+    def replace_all(
+        self, connection: Connection, writes: Iterable[tuple[Table, Mapping[str, Any], Sequence[Mapping[str, Any]]]]
+    ) -> None:
+        """`replace` several times, each table's rows in one statement; no two keys may hold the same row."""
+        found: dict[Table, list[Mapping[str, Any]]] = {}
+        for table, key, rows in writes:
+            connection.execute(delete(table).where(*_conditions(table, key)))
+            found.setdefault(table, []).extend(rows)
+        for table, rows in found.items():
             names = {name for row in rows for name in row}
-            connection.execute(insert(table), [{name: row.get(name) for name in names} for row in rows])
+            if rows:
+                connection.execute(insert(table), [{name: row.get(name) for name in names} for row in rows])
 
     def rows(self, table: Table, *where: ColumnElement[bool], columns: Iterable[str] = (), **key: Any) -> list[Row]:
         """Rows under `key` that meet `where`, in the order of the primary key."""
