@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +14,7 @@ from hindcast.engines.base import Plan
 from hindcast.engines.choice import choose, open_engine
 from hindcast.errors import SourceUnreadable
 from hindcast.profile.scan import Expected
+from hindcast.unfinished import unfinished
 
 if TYPE_CHECKING:
     from hindcast.engines.base import Scan
@@ -82,8 +82,7 @@ def _write_sample(run: Run, scan: Scan) -> None:
     if not scan.profile.rows:
         path.unlink(missing_ok=True)
         return
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(f".{os.getpid()}.tmp")  # another process may check the same window
+    temporary = unfinished(path)
     pq.write_table(scan.sample.table(), temporary, compression="zstd")
     temporary.replace(path)
 

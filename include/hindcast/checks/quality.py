@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING, Any
 
 from hindcast.checks.run import Result, Run
 from hindcast.drift.baseline import same_local_hour
 from hindcast.quality import WindowFacts, assess, quality_findings
 from hindcast.results import tables
+from hindcast.unfinished import unfinished
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -81,8 +81,7 @@ def _finding(run: Run, finding: dict[str, Any]) -> dict[str, Any]:
 
 def _write_page(run: Run, page: str) -> str:
     path = run.artifact("datadocs", ".html")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(f".{os.getpid()}.tmp")  # another process may check the same window
+    temporary = unfinished(path)
     temporary.write_text(page, encoding="utf-8")
     temporary.replace(path)
     return str(path)

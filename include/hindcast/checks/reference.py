@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-import os
 import zlib
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -28,6 +27,7 @@ from hindcast.profile.scan import Scanner
 from hindcast.results import tables
 from hindcast.sources.folder import parquet_files
 from hindcast.threads import usable_threads
+from hindcast.unfinished import unfinished
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -129,8 +129,7 @@ def _sample_path(model: ModelFile, store: Store, digest: str) -> Path:
 
 
 def _write_sample(sample: Sample, path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(f".{os.getpid()}.tmp")  # another process may fit the same reference
+    temporary = unfinished(path)
     pq.write_table(sample.table(), temporary, compression="zstd")
     temporary.replace(path)
 

@@ -42,6 +42,8 @@ TIERS = ("week", "day", "trail", "reference")
 SCALES = (1, 6, 24)
 TRAIL_HOURS = 168
 _NEEDS = {"week": 2, "day": 3, "trail": 18}
+# Not a tier, but beside them: the same hours a week before, as they were. What is like them is no news.
+AGAIN = "again"
 
 
 def _seasons(weeks: int) -> dict[str, tuple[int, int, int]]:
@@ -52,7 +54,7 @@ def _seasons(weeks: int) -> dict[str, tuple[int, int, int]]:
 # Hours held as arrays, of some hundred kilobytes each; what is older is read again when a week needs it.
 _HELD_HOURS = 400
 # Sums that follow their hours: one per scale for window and trail, one per hour of the day before and season.
-_HELD_SUMS = 4 * len(SCALES) + 2 * max(SCALES)
+_HELD_SUMS = 5 * len(SCALES) + 3 * max(SCALES)
 
 
 class History:
@@ -351,7 +353,8 @@ def comparisons(
     rows = history.rows(needed_hours(start, zone, weeks))
     seasons = {tier: _blocks(start, rows, zone, _NEEDS[tier], season) for tier, season in _seasons(weeks).items()}
     trails, windows = _trails(start, rows), {scale: _filled(start, scale, rows) for scale in SCALES}
-    of_seasons = [hour for blocks in seasons.values() for at, block in blocks.items() for hour in (at, *block)]
+    again = _blocks(start, rows, zone, 1, (7, 1, 1))
+    of_seasons = [hour for blocks in (*seasons.values(), again) for at, block in blocks.items() for hour in (at, *block)]
     history.want([*windows[max(SCALES)], *of_seasons, *(hour for trail in trails.values() for hour in trail)])
     current, found, like = {}, [], None
     for scale, hours in windows.items():
@@ -359,6 +362,7 @@ def comparisons(
         like = ("window", scale)
     for tier, blocks in seasons.items():
         found += _seasonal(tier, _seasons(weeks)[tier][1], blocks, windows, current, history, flags)
+    found += _seasonal(AGAIN, 1, again, windows, current, history, {})
     for scale, trail in trails.items():
         if not current[scale].rows:
             continue
@@ -424,7 +428,7 @@ def _seasonal(
         for at in hours[done:]:
             if at in blocks:
                 block = history.sum_of((tier, at), _flagged(blocks[at], flags))
-                share = _kept_share(blocks[at], flags, rows, min(_NEEDS[tier], most))
+                share = _kept_share(blocks[at], flags, rows, min(_NEEDS.get(tier, 1), most))
                 uneven |= share is not None
                 scaled = block if share is None else block.by_column(np.where(np.isfinite(share), share, 0))
                 baseline.add_block(scaled, rows[at] / block.rows)
@@ -436,7 +440,7 @@ def _seasonal(
         if total and sum(rows[at] for at in judged) >= 0.8 * total:
             same = len(judged) == len(hours)
             now = whole[scale] if same else history.sum_of((tier, scale), dict.fromkeys(judged), ("window", scale))
-            says = f"the same hours of {fewest} earlier {tier}s"
+            says = f"the same hours of {fewest} earlier {tier}s" if tier != AGAIN else "the same hours a week before"
             then = baseline.scaled()
             # Of as many rows as there really are behind each column.
             then = then.by_column(stood_for / weight) if uneven else then

@@ -8,7 +8,7 @@ feature) is drifted when its squared distance exceeds sampling noise *and* the b
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +17,7 @@ from scipy import special
 
 from hindcast import spread
 from hindcast.drift import moments, statistics
-from hindcast.drift.baseline import SCALES, TIERS, Totals
+from hindcast.drift.baseline import AGAIN, SCALES, TIERS, Totals
 from hindcast.profile.profile import NEW, NULL
 from hindcast.spread import REMEMBERED, Memory, stacked
 
@@ -192,7 +192,9 @@ def decide(
     excess, noise = stacked(past, memory)
     usual = _usual_spread(compared)
     decided: dict[tuple[int, int], Decision] = {}
-    for comparison in sorted(compared, key=lambda c: TIERS.index(c.tier)):
+    alphas = {s: spread.alpha_of(budget_per_week, s, len(series), len(SCALES)) for s in SCALES}
+    tau2 = np.zeros((len(SCALES), len(series)))
+    for comparison in sorted((c for c in compared if c.tier != AGAIN), key=lambda c: TIERS.index(c.tier)):
         t, s = TIERS.index(comparison.tier), SCALES.index(comparison.scale)
         measured = distances(series, comparison.current, comparison.baseline)
         memory.excess[t, s] = measured.stat - measured.median * measured.noise
@@ -206,10 +208,13 @@ def decide(
             if comparison.tier == "reference" and pseudo is not None:
                 bounds = np.concatenate([pseudo.peak[:, s], bounds])
                 seen, noises = np.concatenate([pseudo.excess[:, s], seen]), np.concatenate([pseudo.noise[:, s], noises])
-            alpha = spread.alpha_of(budget_per_week, comparison.scale, len(series), len(SCALES))
-            judge = _Judge(comparison, measured, seen, noises, bounds, recent, alpha, usual, floors[comparison.scale])
+            alpha, floor = alphas[comparison.scale], floors[comparison.scale]
+            judge = _Judge(comparison, measured, seen, noises, bounds, recent, alpha, usual, floor)
+            tau2[s, open_] = judge.tau2[open_]
             for j in open_:
                 decided[s, j] = judge.decision(j, series[j])
+    inside = past[-1].open_hours > 0 if past else np.zeros(len(series), bool)
+    _without_recurring(decided, [c for c in compared if c.tier == AGAIN], series, inside, tau2, alphas)
     drifted = np.zeros(len(series), bool)
     for (s, j), decision in decided.items():
         drifted[j] |= bool(decision.drifted) and (planned is None or not planned[s, j])
@@ -218,6 +223,32 @@ def decide(
     held = None if planned is None else planned[0]
     memory.turn(past[-1] if past else None, drifted, held=held, accepted_after=accepted_after)
     return [decided[key] for key in sorted(decided)], memory
+
+
+def _without_recurring(
+    decided: dict[tuple[int, int], Decision],
+    again: Sequence[Comparison],
+    series: Sequence[Series],
+    inside: Flags,
+    tau2: Floats,
+    alphas: Mapping[int, float],
+) -> None:
+    """Take back what begins as it did a week before: a season that the baseline does not know yet.
+
+    The hours of a week before count as they were, even inside an episode: else every weekend would be an episode, its
+    hours would stay out of the baseline, and the next would be one too.
+    """
+    new = {(s, j) for (s, j), d in decided.items() if d.drifted and d.tier != "week" and not inside[j]}
+    for comparison in again:
+        s = SCALES.index(comparison.scale)
+        if not any(key[0] == s for key in new):
+            continue
+        measured = distances(series, comparison.current, comparison.baseline)
+        alpha = alphas[comparison.scale]
+        limit = spread.threshold(_chance(measured, alpha), measured.noise, 2 * tau2[s], alpha)  # both sides move
+        for j in [j for of, j in new if of == s and measured.stat[j] <= limit[j]]:
+            reason = f"as in {comparison.says}"
+            decided[s, j] = replace(decided[s, j], drifted=False, reason=reason)
 
 
 def pseudo_hours(series: Sequence[Series], spans: Sequence[Sequence[Sparse]], reference: Totals) -> Memory:
@@ -285,10 +316,10 @@ class _Judge:
     ) -> None:
         self.comparison, self.measured, self.usual, self.floor = comparison, measured, usual, floor
         tier = comparison.tier
-        tau2 = spread.benign_spread(
+        self.tau2 = spread.benign_spread(
             excess, noise, blocks=comparison.blocks, scale=comparison.scale, least=LEAST_TAU[tier]
         )
-        self.limit = spread.threshold(_chance(measured, alpha), measured.noise, tau2, alpha)
+        self.limit = spread.threshold(_chance(measured, alpha), measured.noise, self.tau2, alpha)
         self.limit = np.maximum(self.limit, spread.record(bounds, recent) + measured.median * measured.noise)
 
     def decision(self, j: int, series: Series) -> Decision:

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import math
 import pickle
-import secrets
 import shutil
 from dataclasses import dataclass, replace
 from functools import reduce
@@ -25,6 +24,7 @@ from hindcast.engines.spark_session import failures, session, settings
 from hindcast.engines.spark_tasks import SENT, Found, Job, Join, Settled, Unit
 from hindcast.errors import SourceUnreadable, UsageError
 from hindcast.profile.facts import sidecar_files
+from hindcast.unfinished import remove, unfinished
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -100,7 +100,7 @@ class SparkEngine:
         spark = session(settings(self.connection))
         units = cut(plan, self.unit_bytes, spark.sparkContext.defaultParallelism)
         bits = min(_MOST_BITS, ((plan.manifest.bytes - 1) // self.bucket_bytes).bit_length())
-        folder = plan.sidecar.with_name(f"{plan.sidecar.stem}.{secrets.token_hex(8)}.tmp")
+        folder = unfinished(plan.sidecar)
         job = Job(plan, units, bits, folder)
         folder.mkdir(parents=True)
         try:
@@ -267,9 +267,6 @@ def _clear(sidecar: Path) -> None:
     """Remove a file, or a folder: under another name first, so that nobody reads half of it."""
     if not sidecar.exists():
         return
-    gone = sidecar.with_name(f"{sidecar.stem}.{secrets.token_hex(8)}.tmp")
+    gone = unfinished(sidecar)
     sidecar.rename(gone)
-    if gone.is_dir():
-        shutil.rmtree(gone)
-    else:
-        gone.unlink()
+    remove(gone)

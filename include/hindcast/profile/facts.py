@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
 import shutil
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -26,6 +25,7 @@ from hindcast.profile.columns import (
 )
 from hindcast.profile.hashing import fingerprint64
 from hindcast.profile.sampling import SEED, DuplicateCounter, Sample
+from hindcast.unfinished import unfinished
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -315,7 +315,6 @@ class Sidecar:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._name = f"{path.stem}.{secrets.token_hex(8)}"
         self._pending: list[pa.RecordBatch] = []
         self._schema = pa.schema([])
         self._parts: list[Path] = []
@@ -359,8 +358,7 @@ class Sidecar:
 
     def _write(self, batches: Iterable[pa.RecordBatch]) -> None:
         if self._writer is None:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            self._parts.append(self._path.with_name(f"{self._name}.{len(self._parts)}.tmp"))
+            self._parts.append(unfinished(self._path))
             # every id is another: a dictionary of them would be built in vain
             repeated = [f.name for f in self._schema if is_text(f.type) and f.name not in {"prediction_id", "trace_id"}]
             # nor can measurements and hashes be squeezed
@@ -378,8 +376,7 @@ class Sidecar:
 
     def _join(self) -> None:
         """Write the parts, each of its own schema, again as one."""
-        parts, self._name = self._parts, f"{self._name}.all"
-        self._parts = []
+        parts, self._parts = self._parts, []
         for part in parts:
             with pq.ParquetFile(part) as file:
                 for batch in file.iter_batches(_BUFFERED_ROWS):
