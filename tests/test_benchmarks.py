@@ -43,8 +43,8 @@ def test_peers_that_are_not_installed_are_said_and_ours_is_measured(tmp_path: Pa
     said = run("peers.py", "--rows", "2000", "--installed", "--envs", str(tmp_path))
     table = [line for line in said.splitlines() if line.startswith("|")]
     assert [line.split("|")[1].strip() for line in table[2:]] == [
-        "Hindcast, reference profile kept",
-        "Hindcast, reference profiled too",
+        "Hindcast, one thread, reference profile kept",
+        "Hindcast, one thread, reference profiled too",
     ]
     assert "Skipped: Evidently, drift preset: not installed yet." in said
     assert "hindcast" in said.splitlines()[0]
