@@ -90,15 +90,19 @@ class History:
             self._hold(hour, found.get(hour))
         for hour in wanted:
             self._hours.move_to_end(hour)
-        while len(self._hours) > max(_HELD_HOURS, len(wanted)):
-            self._hours.popitem(last=False)
+        self._let_go(max(_HELD_HOURS, len(wanted)))
 
     def put(self, hour: datetime, content: bytes) -> None:
         """Hold one hour that was just profiled."""
         self._hours.pop(hour, None)
         self._hold(hour, content)
+        self._let_go(_HELD_HOURS)
         for held in self._sums.values():
             held.forget(hour)
+
+    def _let_go(self, most: int) -> None:
+        while len(self._hours) > most:
+            self._hours.popitem(last=False)
 
     def _hold(self, hour: datetime, content: bytes | None) -> None:
         found = _aligned(Sparse.from_bytes(content, self.bins)) if content else None
@@ -353,16 +357,17 @@ def comparisons(
     rows = history.rows(needed_hours(start, zone, weeks))
     seasons = {tier: _blocks(start, rows, zone, _NEEDS[tier], season) for tier, season in _seasons(weeks).items()}
     trails, windows = _trails(start, rows), {scale: _filled(start, scale, rows) for scale in SCALES}
-    again = _blocks(start, rows, zone, 1, (7, 1, 1))
-    of_seasons = [hour for blocks in (*seasons.values(), again) for at, block in blocks.items() for hour in (at, *block)]
+    seasons[AGAIN] = _blocks(start, rows, zone, 1, (7, 1, 1))
+    of_seasons = [hour for blocks in seasons.values() for at, block in blocks.items() for hour in (at, *block)]
     history.want([*windows[max(SCALES)], *of_seasons, *(hour for trail in trails.values() for hour in trail)])
     current, found, like = {}, [], None
     for scale, hours in windows.items():
         current[scale] = history.sum_of(("window", scale), dict.fromkeys(hours), like)
         like = ("window", scale)
-    for tier, blocks in seasons.items():
-        found += _seasonal(tier, _seasons(weeks)[tier][1], blocks, windows, current, history, flags)
-    found += _seasonal(AGAIN, 1, again, windows, current, history, {})
+    for tier, season in _seasons(weeks).items():
+        found += _seasonal(tier, season[1], seasons[tier], windows, current, history, flags)
+    if not _all_known([c for c in found if c.tier == "week"]):
+        found += _seasonal(AGAIN, 1, seasons[AGAIN], windows, current, history, {})
     for scale, trail in trails.items():
         if not current[scale].rows:
             continue
@@ -374,6 +379,13 @@ def comparisons(
             found.append(Comparison("trail", scale, current[scale], total, 100, f"the last {len(trail)} good hours"))
         found.append(Comparison("reference", scale, current[scale], reference, 100, "the reference"))
     return found
+
+
+def _all_known(of_weeks: Sequence[Comparison]) -> bool:
+    """Whether earlier weeks tell of every column at every scale."""
+    if len(of_weeks) < len(SCALES):
+        return False
+    return all(side.sum(axis=1).all() for c in of_weeks for side in (c.baseline.numeric, c.baseline.categorical))
 
 
 def _filled(start: datetime, scale: int, rows: Mapping[datetime, int]) -> list[datetime]:
