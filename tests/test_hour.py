@@ -727,8 +727,19 @@ def test_half_a_sigma_is_drift_within_two_hours(after: Callable[..., list[dict[s
     assert drift[0]["opened_at"] <= at(338)
     rows = rows_of(after.world.results, "drift", window_start=at(337), baseline="seasonal", metric="ks_statistic")
     assert {row["feature"]: row["drifted"] for row in rows} == {
-        name: int(name == "amount") for name in worlds.NUMERIC
+        name: int(name == "amount") for name in (*worlds.NUMERIC, "score", "latency_ms")
     }  # fmt: skip
+    sound(after.world)
+
+
+def test_a_score_that_moves_is_drift_and_no_input(after: Callable[..., list[dict[str, Any]]]) -> None:
+    def fault(table: pa.Table) -> pa.Table:
+        return replaced(table, "score", pc.power(table["score"], 3.0))
+
+    alerts = after(2, fault=fault)
+    assert [a["subject"] for a in alerts if a["kind"] == "drift"] == ["score"]
+    (incident,) = rows_of(after.world.results, "incidents", state="open")
+    assert "outputs changed (score)" in incident["root_cause"]
     sound(after.world)
 
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from hindcast.checks.evaluation import segment_score, sums_from_bytes
 from hindcast.checks.performance import PRIMARY
 from hindcast.metrics import METRICS
+from hindcast.profile.bins import outputs_among
 from hindcast.results import tables
 from hindcast.window import text as time_text
 
@@ -229,8 +230,13 @@ def _cause(
         rest = "the rest of the traffic suffered less" if lost else "the rest of the traffic did as well as ever"
         causes.append(f"local to {fell}: {share:.0%} of what any {column} lost; {rest}")
     if not causes and drifted:
-        names = "; ".join(d.split(":")[0] for d in drifted[:5])
-        causes.append(f"inputs changed ({names})" + ("" if lost else f", and {metric} did not suffer"))
+        names = list(dict.fromkeys(d.split(":")[0] for d in drifted))
+        outputs = outputs_among(names)
+        inputs = [name for name in names if name not in outputs]
+        what = f"inputs changed ({'; '.join(inputs[:5])})"
+        if not inputs:
+            what = f"outputs changed ({'; '.join(names[:5])}), while no input alone did"
+        causes.append(what + ("" if lost else f", and {metric} did not suffer"))
     if not causes and lost:
         causes.append("the whole of the traffic, while no input changed: the relation between inputs and outcome did")
     return "; ".join(causes) or "nothing stands out"

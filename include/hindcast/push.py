@@ -80,12 +80,16 @@ def _quality(_model: str, rows: dict[str, Any], result: Result) -> list[list[Any
 
 
 def _drift(_model: str, rows: dict[str, Any], result: Result) -> list[list[Any]]:
+    from hindcast.profile.bins import outputs_among  # with numpy, which the task that pushes does without
+
     drifted = set(result.facts.get("drifted", ()))
     scored = [
         row
         for row in rows.get("drift", [])
         if row["baseline"] == "seasonal" and row["metric"] == "jensen_shannon_distance" and row["value"] is not None
     ]
+    outputs = outputs_among({row["feature"] for row in scored})
+    scored = [row for row in scored if row["feature"] not in outputs]
     scored.sort(key=lambda row: (row["feature"] not in drifted, -row["value"], row["feature"]))
     samples_: list[list[Any]] = []
     for row in scored[:TOP_FEATURES]:

@@ -87,7 +87,7 @@ def decided(run: Run) -> Decided:
     )
     new = {**{hour: past[hour] for hour in _unstored(run, past)}, run.window.start: memory}
     run.memories["drift"] = {**past, run.window.start: memory}
-    run.memories["drift inside"] = {**inside, run.window.start: _subjects(memory, series)}
+    run.memories["drift inside"] = {**inside, run.window.start: _subjects(run, memory, series)}
     run.memories["drift to"] = run.window.end
     key = {"model_name": run.model.model, "check": "drift"}
     return Decided(
@@ -98,7 +98,7 @@ def decided(run: Run) -> Decided:
         [
             {**key, "window_start": hour, "subject": subject}
             for hour, held in new.items()
-            for subject in sorted(_subjects(held, series))
+            for subject in sorted(_subjects(run, held, series))
         ],
     )
 
@@ -155,7 +155,7 @@ def _decide(
     before = list(past.values())
     fresh = just_accepted(known, max(past, default=None))
     if before and fresh:
-        before[-1] = before[-1].accept(_of(fresh, series))
+        before[-1] = before[-1].accept(_of(run, fresh, series))
     decisions, memory = decide(
         series,
         [c for c in compared if settings.scales is None or c.scale in settings.scales],
@@ -164,7 +164,7 @@ def _decide(
         budget_per_week=budget_per_week,
         pseudo=pseudo,
         planned=_planned(run, start, series),
-        accepted=_of(known, series) if known else None,
+        accepted=_of(run, known, series) if known else None,
         accepted_after=None,
         floors={scale: floor * settings.effect_floor / EFFECT_FLOOR[1] for scale, floor in EFFECT_FLOOR.items()},
     )
@@ -175,7 +175,7 @@ def _comparisons(
     run: Run, start: datetime, inside: Mapping[datetime, frozenset[str]], known: Mapping[str, Row]
 ) -> list[Comparison]:
     bins, weeks = run.reference.bins, run.model.drift.seasonal_weeks
-    columns = [name.removeprefix("feature_") for name in (*bins.numeric, *bins.categorical)]
+    columns = list(bins.subjects.values())
     masks: dict[frozenset[str], Any] = run.memories.setdefault("masks", {})
     flags = {}
     left = left_out(hours_before(start, _reach(weeks)), inside, known, run.model.calendar, columns)
@@ -191,16 +191,16 @@ def _reach(weeks: int) -> int:
     return 24 * max(14 * weeks, 28) + 25
 
 
-def _of(subjects: Iterable[str], series: Sequence[Series]) -> Flags:
-    """Which series are of these features."""
-    columns = {f"feature_{subject}" for subject in subjects}
-    return np.array([s.column in columns for s in series])
+def _of(run: Run, subjects: Iterable[str], series: Sequence[Series]) -> Flags:
+    """Which series are of these subjects."""
+    wanted, names = set(subjects), run.reference.bins.subjects
+    return np.array([names[s.column] in wanted for s in series])
 
 
-def _subjects(memory: Memory, series: Sequence[Series]) -> frozenset[str]:
-    """Features that are inside an episode."""
+def _subjects(run: Run, memory: Memory, series: Sequence[Series]) -> frozenset[str]:
+    """What is inside an episode."""
     inside = np.flatnonzero(memory.flagged(None)).tolist()
-    return frozenset(series[j].column.removeprefix("feature_") for j in inside)
+    return frozenset(run.reference.bins.subjects[series[j].column] for j in inside)
 
 
 def _planned(run: Run, start: datetime, series: Sequence[Series]) -> Flags | None:
@@ -208,8 +208,7 @@ def _planned(run: Run, start: datetime, series: Sequence[Series]) -> Flags | Non
     calendar = run.model.calendar
     if not any(calendar.within(start - k * HOUR) for k in range(max(SCALES))):
         return None
-    columns = {s.column for s in series}
-    names = {column: column.removeprefix("feature_") for column in columns}
+    columns, names = {s.column for s in series}, run.reference.bins.subjects
     planned = [{c for c in columns if calendar.planned(names[c], start, scale)} for scale in SCALES]
     return np.array([[s.column in of_scale for s in series] for of_scale in planned])
 
@@ -232,13 +231,13 @@ def _past(run: Run, series: Sequence[Series]) -> tuple[dict[datetime, Memory], d
     past = {row["window_start"]: Memory.from_bytes(row["content"], names) for row in rows}
     run.memories["stored"] = set(past)
     inside = _stored_episodes(run, reach, last)
-    inside |= {hour: _subjects(memory, series) for hour, memory in past.items()}
+    inside |= {hour: _subjects(run, memory, series) for hour, memory in past.items()}
     known = run.history.rows(first + k * HOUR for k in range(REMEMBERED))
     for hour in (first + k * HOUR for k in range(REMEMBERED)):
         if hour not in past and known[hour]:
             before = {h: m for h, m in sorted(past.items()) if h < hour}
             _, _, past[hour] = _decide(run, hour, before, inside, series, budget_per_week=1e-9)
-            inside[hour] = _subjects(past[hour], series)
+            inside[hour] = _subjects(run, past[hour], series)
     return dict(sorted(past.items())), inside
 
 
@@ -266,7 +265,7 @@ def _finding(run: Run, decision: Decision) -> dict[str, Any]:
         "check": "drift",
         # A feature that goes missing is one alert, whether a limit or its own history noticed.
         "kind": "quality" if decision.series.kind == "missing" else "drift",
-        "subject": decision.series.column.removeprefix("feature_"),
+        "subject": run.reference.bins.subjects[decision.series.column],
         "segment": "*",
         "metric": metric,
         "scale_hours": decision.scale,
@@ -282,7 +281,7 @@ def _finding(run: Run, decision: Decision) -> dict[str, Any]:
 def _rows(
     run: Run, compared: Sequence[Comparison], decisions: Sequence[Decision], version: str
 ) -> list[dict[str, Any]]:
-    """One-hour rows: each feature, against the reference and against the best seasonal baseline there is."""
+    """One-hour rows: features and outputs, against the reference and against the best seasonal baseline there is."""
     hourly = {c.tier: c for c in compared if c.scale == 1}
     decided = {d.series.name: d for d in decisions if d.scale == 1}
     chosen = {
@@ -296,8 +295,7 @@ def _rows(
             continue
         # The textbook is whole beside the reference; the seasonal baseline has what is primary, to keep an hour cheap.
         measured = measure(comparison, further=baseline == "reference")
-        for name in run.reference.features:
-            column = f"feature_{name}"
+        for column, name in _shown(run, baseline).items():
             status, reason = status_of(run.profile, run.reference.profile, column)
             found = measured.get(column, {})
             n, m = found.get("n", 0.0), found.get("m", 0.0)
@@ -306,16 +304,27 @@ def _rows(
             decision = decided.get((column, "ks")) or decided.get((column, "phi"))
             if status == "ok" and decision and decision.drifted is None and decision.tier == comparison.tier:
                 status, reason = "insufficient_data", decision.reason
-            rows += _metric_rows(run, name, baseline, comparison, found, decision, status, reason, version)
-    crowded = run.reference.high_cardinality
+            rows += _metric_rows(run, column, name, baseline, comparison, found, decision, status, reason, version)
+    crowded = {run.reference.bins.subjects[column]: share for column, share in run.reference.high_cardinality.items()}
     for row in rows:
         planned = run.model.calendar.planned(row["feature"], run.window.start)
         if planned:
             row["reason"] = f"planned: {planned}; {row['reason']}"
-        share = crowded.get(f"feature_{row['feature']}")
+        share = crowded.get(row["feature"])
         if share:
             row["reason"] += f"; {share:.0%} of the reference's rows have a value without a bin: these count as one"
     return rows
+
+
+def _shown(run: Run, baseline: str) -> dict[str, str]:
+    """Column -> subject: every feature, and the outputs that the logs have and the baseline may know."""
+    bins, types = run.reference.bins, run.profile.types
+    shown = {f"feature_{name}": name for name in run.reference.features}
+    for column, subject in bins.subjects.items():
+        known = baseline != "reference" or MISSING not in run.reference.profile.types.get(column, {MISSING: 1})
+        if not column.startswith("feature_") and set(types.get(column, {MISSING: 1})) != {MISSING} and known:
+            shown[column] = subject
+    return shown
 
 
 def _previous_version(run: Run, now: Comparison | None) -> Comparison | None:
@@ -330,10 +339,10 @@ def _previous_version(run: Run, now: Comparison | None) -> Comparison | None:
 
 
 def _metric_rows(
-    run: Run, name: str, baseline: str, comparison: Comparison, found: Mapping[str, Any],
+    run: Run, column: str, name: str, baseline: str, comparison: Comparison, found: Mapping[str, Any],
     decision: Decision | None, status: str, reason: str, version: str,
 ) -> list[dict[str, Any]]:  # fmt: skip
-    kind = "ks" if f"feature_{name}" in run.reference.bins.numeric else "phi"
+    kind = "ks" if column in run.reference.bins.numeric else "phi"
     main = "ks_statistic" if kind == "ks" else "chi2_statistic"
     columns = "numeric" if kind == "ks" else "categorical"
     further = FURTHER[columns] if status == "ok" else ()

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from scipy import special
@@ -57,12 +57,17 @@ class Series:
 
 
 def series_of(bins: Bins) -> list[Series]:
-    """Every series of the features of `bins`, in a fixed order."""
+    """Every series of `bins`, in a fixed order: features, and the distributions of what the model puts out.
+
+    Latency is left to the performance check, and a prediction that is missing is an error, which is judged there too.
+    """
     numeric = [(c, i) for i, c in enumerate(bins.numeric) if c.startswith("feature_")]
     categorical = [(c, i) for i, c in enumerate(bins.categorical) if c.startswith("feature_")]
+    put_out = [(c, i) for i, c in enumerate(bins.numeric) if not c.startswith("feature_") and c != "latency_ms"]
+    classes = [(c, i) for i, c in enumerate(bins.categorical) if not c.startswith("feature_")]
     return [
-        *(Series(c, "ks", i) for c, i in numeric),
-        *(Series(c, "phi", i) for c, i in categorical),
+        *(Series(c, "ks", i) for c, i in numeric + put_out),
+        *(Series(c, "phi", i) for c, i in categorical + classes),
         *(Series(c, "missing", i) for c, i in numeric + categorical),
         *(Series(c, "new", i) for c, i in categorical),
     ]
@@ -91,7 +96,7 @@ def distances(series: Sequence[Series], current: Totals, baseline: Totals) -> Di
     then, now = statistics.pool_rare(then, now)
     df = np.maximum(statistics.degrees_of_freedom(then, now), 1.0)
     parts.append((statistics.phi_squared(then, now), now.sum(axis=-1), then.sum(axis=-1), df))
-    parts.append(_missing(of["ks"], of["phi"], current, baseline))
+    parts.append(_missing([s for s in series if s.kind == "missing"], current, baseline))
     slot = bins.depth + NEW
     new = of["new"]
     parts.append(
@@ -107,8 +112,10 @@ def distances(series: Sequence[Series], current: Totals, baseline: Totals) -> Di
     return Distances(np.where(np.isnan(noise), np.nan, stat), noise, median, df, n)
 
 
-def _missing(numeric: Any, categorical: Any, current: Totals, baseline: Totals) -> tuple[Floats, ...]:
-    width, depth = current.bins.width, current.bins.depth
+def _missing(series: Sequence[Series], current: Totals, baseline: Totals) -> tuple[Floats, ...]:
+    width, depth, known = current.bins.width, current.bins.depth, set(current.bins.numeric)
+    numeric = np.array([s.at for s in series if s.column in known], np.intp)
+    categorical = np.array([s.at for s in series if s.column not in known], np.intp)
 
     def count(totals: Totals) -> tuple[Floats, Floats]:
         nulls = [totals.numeric[numeric, width + NULL] + totals.numeric[numeric, width + 1]]

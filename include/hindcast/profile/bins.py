@@ -18,13 +18,14 @@ import numpy as np
 from hindcast.errors import UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Collection, Mapping
 
     Floats = np.ndarray[tuple[int, ...], np.dtype[np.float64]]
 
 # Columns of the log that are no features have fixed bins, the same for every model.
 PROBABILITY_EDGES: Floats = np.linspace(0, 1, 1001)
 LATENCY_EDGES: Floats = np.geomspace(1e-2, 1e7, 721)
+OUTPUTS = ("prediction", "score", "confidence", "latency_ms")
 GUARDS = (0.5, 2.0, 10.0, 100.0)
 MAX_CATEGORIES = 1000
 
@@ -84,6 +85,20 @@ class Bins:
         return matrix
 
     @cached_property
+    def subjects(self) -> dict[str, str]:
+        """Column -> what it is called in results: features without their prefix, outputs as in the log.
+
+        Examples
+        --------
+        >>> Bins((), (), ("feature_plan", "prediction", "score", "feature_score"), ((), (), (), ())).subjects
+        {'feature_plan': 'plan', 'prediction': 'prediction', 'score': 'score (output)', 'feature_score': 'score'}
+        """
+        columns = (*self.numeric, *self.categorical)
+        features = {column: column.removeprefix("feature_") for column in columns if column.startswith("feature_")}
+        taken = set(features.values())
+        return {c: features.get(c, f"{c} (output)" if c in taken else c) for c in columns}
+
+    @cached_property
     def limits(self) -> Floats:
         """Values beyond these, (n_numeric, 2), enter the sums clipped: the guard bins' outermost edges."""
         ends = np.array([[edges[0], edges[-1]] for edges in self.edges]).reshape(-1, 2)
@@ -110,6 +125,18 @@ class Bins:
         for name, values in zip(self.categorical, self.categories, strict=True):
             digest.update(json.dumps([name, *values]).encode())
         return digest.hexdigest()[:16]
+
+
+def outputs_among(subjects: Collection[str]) -> set[str]:
+    """Which of some subjects are what a model puts out, as `Bins.subjects` calls it, and no features.
+
+    Examples
+    --------
+    >>> sorted(outputs_among(["plan", "score", "score (output)", "prediction"]))
+    ['prediction', 'score (output)']
+    """
+    named = {column: f"{column} (output)" for column in OUTPUTS}
+    return {named[column] if named[column] in subjects else column for column in OUTPUTS}.intersection(subjects)
 
 
 def _summable(values: Floats) -> Floats:
