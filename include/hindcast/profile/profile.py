@@ -228,8 +228,10 @@ class Sparse:
     @classmethod
     def _read(cls, content: bytes, bins: Bins) -> Sparse:
         if content[:4] != _MAGIC:
-            ours = content[:3] == _MAGIC[:3]
-            message = "another version of Hindcast wrote it" if ours else "it does not start like one"
+            if content[:3] == _MAGIC[:3]:
+                message = "another version of Hindcast stored this profile; replay into a new results store"
+                raise UsageError(message)
+            message = "it does not start like one"
             raise ValueError(message)
         (length, checksum), packed = _FRAME.unpack_from(content, 4), content[4 + _FRAME.size :]
         if zlib.crc32(packed, length) != checksum:
