@@ -70,6 +70,14 @@ def check(run: Run) -> Result:
     return Result("drift", status, reason, writes, facts)
 
 
+def _told(decisions: Sequence[Decision]) -> list[Decision]:
+    """What drifted; a prediction or a confidence that moved with its score says nothing that the score does not."""
+    drifted = [decision for decision in decisions if decision.drifted]
+    if not any(decision.series.column.startswith("score") for decision in drifted):
+        return drifted
+    return [decision for decision in drifted if decision.series.column not in {"prediction", "confidence"}]
+
+
 def passed(run: Run) -> None:
     """Go past an hour without rows: nothing new is known, and 6 and 24 hours were judged at the last that had some."""
     if run.memories.get("drift to") == run.window.start:
@@ -93,7 +101,7 @@ def decided(run: Run) -> Decided:
     return Decided(
         compared,
         decisions,
-        [_finding(run, decision) for decision in decisions if decision.drifted],
+        [_finding(run, decision) for decision in _told(decisions)],
         [{**key, "window_start": hour, "content": held.to_bytes(names)} for hour, held in new.items()],
         [
             {**key, "window_start": hour, "subject": subject}

@@ -229,7 +229,7 @@ class Sparse:
     def _read(cls, content: bytes, bins: Bins) -> Sparse:
         if content[:4] != _MAGIC:
             if content[:3] == _MAGIC[:3]:
-                message = "another version of Hindcast stored this profile, or it is damaged; replay into a new results store"
+                message = "a profile of another version of Hindcast, or a damaged one; replay into a new results store"
                 raise UsageError(message)
             message = "it does not start like one"
             raise ValueError(message)
