@@ -102,6 +102,7 @@ class Policy:
         for j in np.flatnonzero(memory.open_hours == ACCEPTED_AFTER).tolist():
             since = at - (ACCEPTED_AFTER - 1) * HOUR
             row = {"kind": "drift", "subject": self.series[j].column, "since": since, "accepted_at": at + HOUR}
+            row |= {"actor": "hindcast", "reason": ""}
             self.acceptances.append(row)
 
     def _flags(self, at: datetime, known: dict[str, Row]) -> dict[datetime, Any]:

@@ -33,6 +33,9 @@ if TYPE_CHECKING:
 
 LEAST_ROWS = 20
 LEARNT = {"week": 48, "day": 24, "trail": 48, "reference": 0}
+# A tier that remembers so many hours, two weekends among them, takes the place of a better one whose squared threshold
+# is more than twice as high.
+SETTLED, SHARPER = 264, 2.0
 LEAST_TAU = {"week": 0.0, "day": 0.0, "trail": 0.0, "reference": 0.06}
 EFFECT_FLOOR = {1: 0.10, 6: 0.07, 24: 0.05}
 RATIO_FLOOR, RATIO_ROWS = 0.02, 5
@@ -198,28 +201,27 @@ def decide(
     past = remembered[-REMEMBERED:]
     excess, noise = stacked(past, memory)
     usual = _usual_spread(compared)
-    decided: dict[tuple[int, int], Decision] = {}
     alphas = {s: spread.alpha_of(budget_per_week, s, len(series), len(SCALES)) for s in SCALES}
-    tau2 = np.zeros((len(SCALES), len(series)))
-    for comparison in sorted((c for c in compared if c.tier != AGAIN), key=lambda c: TIERS.index(c.tier)):
+    judges: list[_Judge] = []
+    for comparison in compared:
+        if comparison.tier == AGAIN:
+            continue
         t, s = TIERS.index(comparison.tier), SCALES.index(comparison.scale)
         measured = distances(series, comparison.current, comparison.baseline)
         memory.excess[t, s] = measured.stat - measured.median * measured.noise
         memory.noise[t, s] = measured.noise
         learnt = np.isfinite(excess[:, t, s]).sum(axis=0) >= LEARNT[comparison.tier]
+        able = learnt & np.isfinite(measured.stat)
         if accepted is not None and comparison.tier == "reference":
-            learnt &= ~accepted
-        open_ = [j for j in range(len(series)) if (s, j) not in decided and learnt[j] and np.isfinite(measured.stat[j])]
-        if open_:
+            able &= ~accepted
+        if able.any():
             seen, noises, bounds = excess[:, t, s], noise[:, t, s], excess[:, t, s]
             if comparison.tier == "reference" and pseudo is not None:
                 bounds = np.concatenate([pseudo.peak[:, s], bounds])
                 seen, noises = np.concatenate([pseudo.excess[:, s], seen]), np.concatenate([pseudo.noise[:, s], noises])
             alpha, floor = alphas[comparison.scale], floors[comparison.scale]
-            judge = _Judge(comparison, measured, seen, noises, bounds, recent, alpha, usual, floor)
-            tau2[s, open_] = judge.tau2[open_]
-            for j in open_:
-                decided[s, j] = judge.decision(j, series[j])
+            judges.append(_Judge(comparison, measured, seen, noises, bounds, recent, alpha, usual, floor, able))
+    decided, tau2 = _sharpest(judges, series)
     inside = past[-1].open_hours > 0 if past else np.zeros(len(series), bool)
     _without_recurring(decided, [c for c in compared if c.tier == AGAIN], series, inside, tau2, alphas)
     drifted = np.zeros(len(series), bool)
@@ -230,6 +232,30 @@ def decide(
     held = None if planned is None else planned[0]
     memory.turn(past[-1] if past else None, drifted, held=held, accepted_after=accepted_after)
     return [decided[key] for key in sorted(decided)], memory
+
+
+def _sharpest(judges: Sequence[_Judge], series: Sequence[Series]) -> tuple[dict[tuple[int, int], Decision], Floats]:
+    """Decisions by the first tier that is able to; by a later one that is settled and notices far smaller changes.
+
+    Which tier that is depends on what was learnt, not on what is tested: a slow trend makes the weeks before a poor
+    measure and the last days a good one.
+    """
+    decided: dict[tuple[int, int], Decision] = {}
+    tau2 = np.zeros((len(SCALES), len(series)))
+    for s, scale in enumerate(SCALES):
+        mine = sorted((j for j in judges if j.comparison.scale == scale), key=lambda j: TIERS.index(j.comparison.tier))
+        if not mine:
+            continue
+        best, limit = np.full(len(series), -1), np.full(len(series), np.inf)
+        for k, judge in enumerate(mine):
+            sharper = judge.settled & (SHARPER * judge.limit < limit)
+            chosen = judge.able & ((best < 0) | sharper)
+            best[chosen], limit[chosen] = k, judge.limit[chosen]
+        for j in np.flatnonzero(best >= 0).tolist():
+            judge = mine[best[j]]
+            tau2[s, j] = judge.tau2[j]
+            decided[s, j] = judge.decision(j, series[j])
+    return decided, tau2
 
 
 def _without_recurring(
@@ -320,9 +346,12 @@ class _Judge:
         alpha: float,
         usual: Floats,
         floor: float,
+        able: Flags,
     ) -> None:
         self.comparison, self.measured, self.usual, self.floor = comparison, measured, usual, floor
         tier = comparison.tier
+        self.able = able
+        self.settled = (np.isfinite(excess).sum(axis=0) >= SETTLED) & (tier != "reference")
         self.tau2 = spread.benign_spread(
             excess, noise, blocks=comparison.blocks, scale=comparison.scale, least=LEAST_TAU[tier]
         )
