@@ -24,6 +24,7 @@ SCRIPTS = {
     "job.py": ("--rows 200000 --repeats 1", "--rows 1000000"),
     "hour.py": ("--repeats 1 --history 24", ""),
     "replay.py": ("--history 168 --hours 30", ""),
+    "alert_quality.py": ("--worlds events --seeds 4 --bins 128", ""),
 }
 RESULTS = measure.HERE / "RESULTS.md"
 HEAD = """# Results

@@ -76,3 +76,31 @@ def test_a_benchmark_ends_with_the_message_of_a_process_that_failed() -> None:
     )
     assert done.returncode == 1
     assert "no such thing" in done.stderr
+
+
+def test_simulated_hours_are_distributed_as_rows_that_are_drawn_and_counted() -> None:
+    """Of every feature, the counts of both ways: one homogeneity test each, none of fifty beyond 1 in 50,000."""
+    script = """
+import numpy as np
+from alert_worlds import World
+from hindcast.drift.significance import chi2_pvalue
+from hindcast.drift.statistics import chi2_statistic, degrees_of_freedom, pool_rare
+world = World("quiet", 3, n_bins=32)
+drawn, counted = (sum((make(h) for h in range(700, 712)), start=make(699)) for make in (world.profile, world.rows_of))
+for name in ("numeric", "categorical"):
+    pooled = pool_rare(getattr(drawn, name), getattr(counted, name))
+    p = chi2_pvalue(chi2_statistic(*pooled), degrees_of_freedom(*pooled))
+    print(drawn.rows == counted.rows, len(p), p.min() > 2e-5, np.median(p) > 0.2)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=False, cwd=BENCHMARKS, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines() == ["True 38 True True", "True 12 True True"]
+
+
+def test_alert_quality_counts_episodes_of_every_rule() -> None:
+    figures = json.loads(run("alert_quality.py", "--worlds", "quiet", "--seeds", "0", "--bins", "16", "--json"))
+    rules = {figure["variant"] for figure in figures if figure["metric"] == "false a week"}
+    assert {f"{rule}: quiet" for rule in ("Hindcast", "textbook", "Evidently", "NannyML")} <= rules
+    assert all(math.isfinite(figure["value"]) for figure in figures)
