@@ -157,7 +157,13 @@ class RowGroup:
         return Rows(sound(found)).column(name)
 
 
-def row_groups(file: pq.ParquetFile, names: Sequence[str], groups: Iterable[int] | None = None) -> Iterator[Block]:
+def row_groups(
+    file: pq.ParquetFile,
+    names: Sequence[str],
+    groups: Iterable[int] | None = None,
+    *,
+    schema: pa.Schema | None = None,
+) -> Iterator[Block]:
     """Row groups of a file that have rows: small ones decoded at once, large ones a column at a time.
 
     Parameters
@@ -167,8 +173,10 @@ def row_groups(file: pq.ParquetFile, names: Sequence[str], groups: Iterable[int]
         Columns that will be asked for; others may not be.
     groups : iterable of int, optional
         Which row groups; by default all.
+    schema : Schema, optional
+        The file's, where it is known: a file makes it anew at every look.
     """
-    schema = file.schema_arrow  # made anew at every look
+    schema = file.schema_arrow if schema is None else schema
     # a column that stands twice cannot be read by its name
     readable = {name: None for name in names if schema.get_field_index(name) >= 0}
     for group in range(file.num_row_groups) if groups is None else groups:

@@ -192,9 +192,10 @@ class Scanner:
         pyarrow.ArrowException, OSError
             The file cannot be read; what was added of it is in the profile, so the caller starts over without it.
         """
-        layout = self._layout(file.schema_arrow)
+        schema = file.schema_arrow
+        layout = self._layout(schema)
         with self.gathering():
-            for block in row_groups(file, layout.sources):
+            for block in row_groups(file, layout.sources, schema=schema):
                 self._put(block, layout)
 
     def add(self, batch: pa.RecordBatch | pa.Table) -> None:
