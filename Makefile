@@ -47,7 +47,7 @@ down: ## Stop what `make up` started
 LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --no-annotate --no-header pyproject.toml
 lock: setup ## Resolve the pinned requirements again
 	$(LOCK) --all-extras --output-file requirements-dev.txt
-	$(LOCK) --extra checks --extra airflow --extra demo -c requirements-dev.txt --output-file requirements.txt
+	$(LOCK) --extra checks --extra airflow --extra demo --extra s3 --extra postgres -c requirements-dev.txt --output-file requirements.txt
 
 clean: ## Remove everything the other targets leave behind
 	rm -rf .venv .hindcast .airflow build include/*.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
