@@ -611,6 +611,19 @@ def test_small_files_read_together_count_like_one_whatever_their_columns() -> No
     assert together.profile == one_by_one
 
 
+def test_files_that_differ_only_in_how_arrow_wrote_them_are_read_as_each_says() -> None:
+    text = ["a", None, "z", "a"]
+    plain, coded = pa.table({"feature_t": text}), pa.table({"feature_t": pa.array(text).dictionary_encode()})
+    moments = [pa.table({"feature_n": pa.array([1, 2], pa.timestamp("us", tz=zone))}) for zone in (None, "UTC")]
+    together, alone = Scanner(BINS, EXPECTED), Profile.empty(BINS)
+    with together.gathering():
+        for table in (plain, coded, coded, plain, *moments, *moments):
+            together.read(as_written(table))
+            alone += scanned(as_written(table))
+    assert together.profile == alone
+    assert together.profile.types["feature_n"] == {"timestamp[us]": 4, "timestamp[us, tz=UTC]": 4, MISSING: 16}
+
+
 @settings(deadline=None, max_examples=60)
 @given(st.lists(st.lists(st.sampled_from("abcdefghij"), max_size=12), max_size=6), st.integers(1, 12))
 def test_counts_of_values_are_exact_while_they_fit_and_never_lose_a_frequent_one(

@@ -162,7 +162,8 @@ class _Part:
     """The part of a Parquet file that `hindcast.profile.scan.Scanner.read` asks for, its row groups numbered anew."""
 
     def __init__(self, file: pq.ParquetFile, groups: range) -> None:
-        self.schema_arrow, self.num_row_groups, self.metadata = file.schema_arrow, len(groups), self
+        self.schema, self.schema_arrow, self.num_row_groups = file.schema, file.schema_arrow, len(groups)
+        self.metadata = self  # each part unlike the last, as Scanner sees it: it has its schema looked up anew
         self._file, self._groups = file, groups
 
     def row_group(self, number: int) -> pq.RowGroupMetaData:

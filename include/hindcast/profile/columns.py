@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, overload
 
 import numpy as np
@@ -45,6 +46,8 @@ def open_parquet(source: Any, dictionaries: Sequence[str] = ()) -> pq.ParquetFil
         It is no Parquet, or cut short.
     """
     try:
+        if isinstance(source, Path):  # which Arrow would look for among its file systems
+            source = pa.OSFile(str(source))
         file = pq.ParquetFile(source, pre_buffer=False)
         if file.metadata.num_rows <= _SMALL_FILE or not dictionaries:
             return file
@@ -163,6 +166,7 @@ def row_groups(
     groups: Iterable[int] | None = None,
     *,
     schema: pa.Schema | None = None,
+    coded: bool = True,
 ) -> Iterator[Block]:
     """Row groups of a file that have rows: small ones decoded at once, large ones a column at a time.
 
@@ -175,6 +179,8 @@ def row_groups(
         Which row groups; by default all.
     schema : Schema, optional
         The file's, where it is known: a file makes it anew at every look.
+    coded : bool
+        Whether a column may be a dictionary; where none is, there are no codes to look at.
     """
     schema = file.schema_arrow if schema is None else schema
     # a column that stands twice cannot be read by its name
@@ -184,7 +190,8 @@ def row_groups(
         if block.rows * max(len(names), 1) > _CELLS_AT_ONCE:
             yield block
         elif block.rows:
-            yield Rows(sound(file.read_row_group(group, columns=list(readable), use_threads=False)))
+            found = file.read_row_group(group, columns=list(readable), use_threads=False)
+            yield Rows(sound(found) if coded else found)
 
 
 def _whole(values: pa.Array | pa.ChunkedArray) -> pa.Array:
