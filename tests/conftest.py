@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from tests.airflow_server import Watched
+    from tests.s3_server import S3Server
 
 
 @pytest.fixture(scope="session")
@@ -16,4 +17,14 @@ def watched(tmp_path_factory: pytest.TempPathFactory) -> "Iterator[Watched]":
     from tests.airflow_server import running
 
     with running(tmp_path_factory.mktemp("watched")) as found:
+        yield found
+
+
+@pytest.fixture(scope="session")
+def s3(tmp_path_factory: pytest.TempPathFactory) -> "Iterator[S3Server]":
+    """A real S3 server with logins of few rights; it boots in some 4 s."""
+    from tests.s3_server import running
+
+    rights = {"lister": ("List",), "reader": ("Read",)}
+    with running(tmp_path_factory.mktemp("s3"), rights) as found:
         yield found

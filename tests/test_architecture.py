@@ -26,7 +26,7 @@ FLOORS: dict[str, float] = {
     "performance.intervals": 3, "performance.formulas": 3.1, "performance.scores": 3.2, "performance.outcomes": 3.3,
     "performance.labels": 3, "performance.degradation": 3.1, "performance.counted": 3, "performance.service": 3.1,
     "performance.evaluation": 3.4, "performance.parts": 3.5,
-    "connections": 3, "sources.base": 3, "sources.folder": 3.1, "sources.bigquery": 3.1, "sources": 3.2,
+    "connections": 3, "s3": 3.05, "sources.base": 3, "sources.folder": 3.1, "sources.bigquery": 3.1, "sources": 3.2,
     "results.tables": 3, "results.sql": 3.1,
     # 4: what is made of many rows
     "engines.base": 4, "engines.local": 4.1, "engines.spark_session": 4, "engines.spark_tasks": 4.15,
@@ -43,7 +43,7 @@ FLOORS: dict[str, float] = {
     # 6: what people and schedulers call
     "requests": 6, "views": 6, "replay": 6, "whatif": 6, "profiling": 6, "maintenance": 6, "tasks": 6.1, "cli": 6.1,
 }  # fmt: skip
-WORLDLY = {"unfinished", "connections", "sources", "results"}
+WORLDLY = {"unfinished", "connections", "s3", "sources", "results"}
 PURE = {name for name, floor in FLOORS.items() if floor < 4 and name.split(".")[0] not in WORLDLY}
 
 # What the pure core must never import at the top of a module: input and output, plotting, frameworks.
@@ -56,7 +56,7 @@ IMPURE = {
 HEAVY = {
     "shap", "great_expectations", "pandas", "plotly", "sklearn", "lightgbm", "xgboost", "matplotlib", "airflow",
     "mlflow",
-    "onnxruntime", "pyspark", "google", "boto3",
+    "onnxruntime", "pyspark", "google", "boto3", "botocore",
 }  # fmt: skip
 
 
