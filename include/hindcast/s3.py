@@ -155,8 +155,8 @@ def _assume(session: Any, given: Connection) -> None:
     method = extra.get("assume_role_method", "assume_role")
     if method != "assume_role":
         message = (
-            f"{_named(given)}: assume_role_method is {method!r}; allowed: assume_role. For a web identity leave role_arn"
-            " out and set AWS_ROLE_ARN and AWS_WEB_IDENTITY_TOKEN_FILE, which boto3 reads itself"
+            f"{_named(given)}: assume_role_method is {method!r}; allowed: assume_role. For a web identity leave"
+            " role_arn out and set AWS_ROLE_ARN and AWS_WEB_IDENTITY_TOKEN_FILE, which boto3 reads itself"
         )
         raise UsageError(message)
     endpoint = ((extra.get("service_config") or {}).get("sts") or {}).get("endpoint_url")
