@@ -1,9 +1,9 @@
-"""One DAG per model file, every day: roll up the day before, name the labels that never came, delete what is old.
+"""One DAG per model file, every day: look for files that came late, roll up the day before, delete what is old.
 
 ::
 
-    roll_up ─┬─ label_maturity ── retention
-             └─ multivariate
+    sweep ── roll_up ─┬─ label_maturity ── retention
+                      └─ multivariate                     (any task failed) ── watcher
 
 The hours of a day are not waited for: a failed hour is counted as missing and does not silence its day.
 """
@@ -14,7 +14,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from airflow.sdk import DAG, CronDataIntervalTimetable, Param, get_parsing_context, task
+from airflow.sdk import DAG, CronDataIntervalTimetable, Param, TriggerRule, get_parsing_context, task
 
 from hindcast import tasks
 from hindcast.config import MANUAL
@@ -37,10 +37,11 @@ PARAMS = {
 }
 
 DOC = """\
-**The day before, of `{model}`**: `roll_up` writes its facts to the table `days` (hours checked, empty, failed and
-missing, rows, alerts, label coverage by age); `label_maturity` names windows whose labels never came; `retention`
-deletes check rows, profiles and row facts that are older than their limits (`hindcast.maintenance.Keep`), counted back
-from that day. Alerts, incidents, findings and the audit are kept.
+**The day before, of `{model}`**: `sweep` compares the files of the last {late} hours of that day with those that were
+read, and checks the windows again that changed; nobody is paged again. `roll_up` writes the facts of the day to the
+table `days` (hours checked, empty, failed and missing, rows, alerts, label coverage by age); `label_maturity` names
+windows whose labels never came; `retention` deletes check rows, profiles and row facts that are older than their limits
+(`hindcast.maintenance.Keep`), counted back from that day. Alerts, incidents, findings and the audit are kept.
 `multivariate` compares the day's sampled rows with the reference and the days before, all features at once.
 
 **On demand**: *Trigger*, with a day or without.
@@ -55,7 +56,7 @@ def daily(model: ModelFile) -> None:
     hour, minute = divmod(int(due.total_seconds()) // 60 % (24 * 60), 60)
     timetable = CronDataIntervalTimetable(f"{minute} {hour} * * *", timezone="UTC")
     schedule = None if model.schedule.hourly == MANUAL else timetable
-    words = {"model": model.model, "file": model.path.name, **model.owner.model_dump()}
+    words = {"model": model.model, "file": model.path.name, "late": model.logs.late_hours, **model.owner.model_dump()}
     with DAG(
         PREFIX + model.model,
         description=f"The day before, of {model.model}",
@@ -70,11 +71,24 @@ def daily(model: ModelFile) -> None:
         default_args=tasks.settings(model.owner.team),
     ):
         steps = {
-            step: task(task_id=step, multiple_outputs=False)(tasks.run_daily)(step, str(model.path))
+            step: task(task_id=step, multiple_outputs=False, **_options(step, model))(tasks.run_daily)(
+                step, str(model.path)
+            )
             for step in tasks.DAILY
         }
+        # What the sweep could not do makes the run red, and does not silence the day.
+        steps["sweep"] >> steps["roll_up"]
         steps["roll_up"] >> steps["label_maturity"] >> steps["retention"]
         steps["roll_up"] >> steps["multivariate"]
+        watcher = task(task_id="watcher", trigger_rule=TriggerRule.ONE_FAILED, retries=0)(tasks.watch)()
+        [*steps.values()] >> watcher
+
+
+def _options(step: str, model: ModelFile) -> dict[str, object]:
+    """The sweep reads rows; the roll-up is made whatever became of it."""
+    if step == "sweep":
+        return tasks.resources(model)
+    return {"trigger_rule": TriggerRule.ALL_DONE} if step == "roll_up" else {}
 
 
 def build() -> None:

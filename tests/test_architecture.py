@@ -41,7 +41,8 @@ FLOORS: dict[str, float] = {
     "checks.multivariate": 5.3, "checks.triage": 5.5, "checks": 5.6,
     "acceptance": 5.7,
     # 6: what people and schedulers call
-    "requests": 6, "views": 6, "replay": 6, "whatif": 6, "profiling": 6, "maintenance": 6, "tasks": 6.1, "cli": 6.1,
+    "requests": 6, "views": 6, "replay": 6, "whatif": 6, "sweep": 6, "profiling": 6, "maintenance": 6,
+    "tasks": 6.1, "cli": 6.1,
 }  # fmt: skip
 WORLDLY = {"unfinished", "connections", "s3", "sources", "results"}
 PURE = {name for name, floor in FLOORS.items() if floor < 4 and name.split(".")[0] not in WORLDLY}

@@ -32,10 +32,12 @@ HOURLY = {
     "watcher": (["detect", "explain", "perform", "pull", "push", "triage", "validate"], "one_failed"),
 }
 DAILY = {
-    "roll_up": ([], "all_success"),
+    "sweep": ([], "all_success"),
+    "roll_up": (["sweep"], "all_done"),
     "label_maturity": (["roll_up"], "all_success"),
     "retention": (["label_maturity"], "all_success"),
     "multivariate": (["roll_up"], "all_success"),
+    "watcher": (["label_maturity", "multivariate", "retention", "roll_up", "sweep"], "one_failed"),
 }
 INCIDENT = {
     "diagnose": ([], "all_success"),

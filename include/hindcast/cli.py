@@ -7,7 +7,7 @@ import functools
 import json
 import os
 import sys
-from datetime import date, datetime
+from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -192,6 +192,29 @@ def replay(
         f"{facts['windows']} windows, {facts['skipped']} of them checked before, {facts['errors']} checks with errors"
     )
     _say(as_json, {"model": model, **facts}, line)
+
+
+@main.command()
+@click.argument("model")
+@click.option("--from", "start", metavar="T", help="First window [logs.late_hours before the end].")
+@click.option("--to", "end", metavar="T", help="End, exclusive [after the newest window that was checked].")
+@_common
+def sweep(
+    model: str, start: str | None, end: str | None, config: str | None, results: str | None, as_json: bool  # noqa: FBT001
+) -> None:  # fmt: skip
+    """Look for log files that came after their window was checked, and check such windows again; nobody is paged."""
+    from hindcast import config as configuration
+    from hindcast.results.sql import Store
+    from hindcast.sweep import last_windows
+    from hindcast.sweep import sweep as run
+
+    item, store = configuration.find(model, config), Store(results)
+    given = [floor_hour(parse_time(moment)) if moment else None for moment in (start, end)]
+    first, last = last_windows(store, item, given[0], given[1])
+    found = run(store, item, first, last, datetime.now(UTC))
+    _say(as_json, {"model": model, "from": first, "to": last, **found.to_json()}, *found.lines())
+    if found.error:
+        raise found.error
 
 
 def _cores() -> int:

@@ -125,11 +125,22 @@ class Owner(_Section):
     oncall: str = "unowned"
 
 
-class Logs(_Section):
+class Place(_Section):
     """Where rows lie: a folder, ``s3://bucket/prefix`` or ``bq://project.dataset.table``."""
 
     uri: str
     connection: str | None = None
+
+
+class Logs(Place):
+    """The prediction logs, and when a window of them is good enough.
+
+    More than the share `max_unreadable` of a window's objects unreadable makes it failed instead of partial. Windows of
+    the last `late_hours` are looked at again for files that came late.
+    """
+
+    max_unreadable: Fraction = 1.0
+    late_hours: int = Field(48, ge=0, le=24 * 35)
 
 
 class Reference(_Section):
@@ -296,7 +307,7 @@ class ModelFile(_Section):
     task: Task
     positive_class: str | int | float | bool = 1
     logs: Logs
-    labels: Logs | None = None
+    labels: Place | None = None
     reference: Reference
     features: dict[str, Feature] = {}
     segments: tuple[str, ...] = ()

@@ -136,6 +136,11 @@ def read_day(times: RunTimes, params: Mapping[str, object], settle_minutes: int 
     return day
 
 
+def read_now(times: RunTimes) -> datetime:
+    """When a run was due, or triggered."""
+    return _utc(times.run_after)
+
+
 def read_period(times: RunTimes, params: Mapping[str, object]) -> tuple[datetime, datetime]:
     """Hours ``[from, to)`` of the trigger form of an incident; by default the day before the last whole hour.
 

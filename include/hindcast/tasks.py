@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, Any
 from hindcast import config
 from hindcast.errors import ConfigError, HindcastError, SourceBusy, StoreError, UsageError
 from hindcast.push import PushFailed, drain
-from hindcast.requests import SELECTABLE, read_day, read_period, read_request
-from hindcast.window import Window, text
+from hindcast.requests import SELECTABLE, read_day, read_now, read_period, read_request
+from hindcast.window import HOUR, Window, text
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -40,7 +40,7 @@ CHECK_OF_TASK = {
     "triage": "triage",
 }
 TRANSIENT = (SourceBusy, StoreError, PushFailed)
-DAILY = ("roll_up", "label_maturity", "retention", "multivariate")
+DAILY = ("sweep", "roll_up", "label_maturity", "retention", "multivariate")
 # What the checks import when they first need it, beside their own modules.
 PRELOADED = ("hindcast.engines.local", "hindcast.explainers", "jinja2.ext", "pyarrow.parquet")
 # Libraries that would start threads while they are imported; a process that has threads must not be forked.
@@ -197,6 +197,8 @@ def run_daily(step: str, model_file: str, dag_run: Any = None, params: Any = Non
 
     model = config.load(Path(model_file))
     day = read_day(dag_run, params, model.schedule.settle_minutes)
+    if step == "sweep":
+        return _sweep(Store(), model, day + timedelta(days=1), read_now(dag_run))
     steps = {
         "roll_up": maintenance.roll_up,
         "label_maturity": maintenance.label_maturity,
@@ -206,6 +208,17 @@ def run_daily(step: str, model_file: str, dag_run: Any = None, params: Any = Non
     facts = {"day": f"{day:%Y-%m-%d}", **steps[step](Store(), model, day)}
     logger.info("%s of %s: %s", step, model.model, json.dumps(facts, default=str))
     return {key: text(value) if isinstance(value, datetime) else value for key, value in facts.items()}
+
+
+def _sweep(store: Any, model: ModelFile, end: datetime, now: datetime) -> Facts:
+    from hindcast.sweep import sweep
+
+    found = sweep(store, model, end - model.logs.late_hours * HOUR, end, now)
+    for line in found.lines():
+        logger.info("sweep of %s: %s", model.model, line)
+    if found.error:
+        raise found.error
+    return found.to_json()
 
 
 def diagnose(dags: str, dag_run: Any = None, params: Any = None) -> Facts:

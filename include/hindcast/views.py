@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hindcast.errors import HindcastError
+from hindcast.report.words import late_text
 from hindcast.results import tables
 from hindcast.window import floor_hour
 from hindcast.window import text as time_text
@@ -31,6 +32,7 @@ class ModelStatus:
     firing: list[dict[str, Any]]
     incident: dict[str, Any] | None
     planned: list[dict[str, Any]] = field(default_factory=list)
+    late: list[dict[str, Any]] = field(default_factory=list)
 
     def lines(self) -> list[str]:
         """For people."""
@@ -42,6 +44,7 @@ class ModelStatus:
         states = ", ".join(f"{row['check']} {row['status']}" for row in self.checks)
         lines.append(f"  checks: {states or 'none has run'}")
         lines += [f"  {row['check']}: {row['reason']}" for row in self.checks if row["status"] not in {"ok", "empty"}]
+        lines += [f"  {late_text(self.late)}"] if self.late else []
         for entry in self.planned:
             about = ", ".join(entry["subjects"]) if entry["subjects"] else "everything"
             lines.append(f"  planned: {entry['reason']}; nothing about {about} wakes anybody")
@@ -69,6 +72,7 @@ class ModelStatus:
             "firing": self.firing,
             "incident": self.incident,
             "planned": self.planned,
+            "late": self.late,
         }
 
 
@@ -92,6 +96,16 @@ def model_status(store: Store, model: ModelFile) -> ModelStatus:
             {"reason": entry.reason, "subjects": entry.subjects and list(entry.subjects)}
             for entry in model.calendar.within(key["window_start"])
         ],
+        _late(store, model, newest[-1]["window_start"]),
+    )
+
+
+def _late(store: Store, model: ModelFile, newest: datetime) -> list[dict[str, Any]]:
+    table = tables.windows
+    first = newest - timedelta(hours=model.logs.late_hours)
+    columns = ("window_start", "late_rows", "late_seconds")
+    return store.rows(
+        table, table.c.window_start > first, table.c.late_rows > 0, columns=columns, model_name=model.model
     )
 
 

@@ -13,7 +13,9 @@ from hindcast.checks.run import Result, Run, settle
 from hindcast.engines.base import Plan
 from hindcast.engines.choice import choose, open_engine
 from hindcast.errors import SourceUnreadable
+from hindcast.profile.facts import Sidecar
 from hindcast.profile.scan import Expected
+from hindcast.results import tables
 from hindcast.unfinished import unfinished
 
 if TYPE_CHECKING:
@@ -32,14 +34,26 @@ def check(run: Run) -> Result:
     SourceMissing
         The root of the logs is not there.
     """
-    manifest = run.logs.manifest(run.window.start, run.window.end)
-    if manifest.layout == "flat":
-        manifest = run.logs.manifest(run.window.start, run.window.end + settle(run.model))
+    manifest = pinned(run)
     choice = choose(run.model, manifest)
     logger.info("%s %s: read by engine %s (%s)", run.model.model, run.window, choice.name, choice.reason)
     scan = open_engine(choice.name, run.model).scan(_plan(run, manifest))
     _write_sample(run, scan)
     return _result(run, manifest, choice, scan)
+
+
+def pinned(run: Run) -> Manifest:
+    """The objects that may hold rows of the window, as they are now.
+
+    Raises
+    ------
+    SourceMissing
+        The root of the logs is not there.
+    """
+    manifest = run.logs.manifest(run.window.start, run.window.end)
+    if manifest.layout == "flat":
+        manifest = run.logs.manifest(run.window.start, run.window.end + settle(run.model))
+    return manifest
 
 
 def _plan(run: Run, manifest: Manifest) -> Plan:
@@ -87,21 +101,29 @@ def _write_sample(run: Run, scan: Scan) -> None:
     temporary.replace(path)
 
 
-def _status(manifest: Manifest, scan: Scan) -> tuple[str, str]:
+def _status(run: Run, manifest: Manifest, scan: Scan) -> tuple[str, str]:
     """Status of the window, and its reason."""
     faults, objects = scan.faults, len(manifest.objects)
     if objects and len(faults) == objects:
         return "failed", f"none of {objects} objects could be read; first: {next(iter(faults.values()))}"
     if faults:
-        return "partial", f"{len(faults)} of {objects} objects could not be read: {_first(faults)}"
+        reason = f"{len(faults)} of {objects} objects could not be read: {_first(faults)}"
+        most = run.model.logs.max_unreadable
+        if len(faults) > most * objects:
+            return "failed", f"{reason}; more than logs.max_unreadable = {most:g} of them"
+        return "partial", reason
     if not scan.profile.rows:
         return "empty", "no rows"
     return "ok", f"the logs lack {', '.join(sorted(scan.noted.missing))}" if scan.noted.missing else ""
 
 
 def _result(run: Run, manifest: Manifest, choice: Choice, scan: Scan) -> Result:
-    status, reason = _status(manifest, scan)
+    status, reason = _status(run, manifest, scan)
     profile, noted = scan.profile, scan.noted
+    rows = 0 if status == "failed" else profile.rows
+    if status == "failed":  # what could be read of it is judged at no later label age either
+        Sidecar(run.artifact("facts", ".parquet")).close()
+        run.artifact("samples", ".parquet").unlink(missing_ok=True)
     details = {
         "objects": manifest.to_json(),
         "engine": choice.reason,
@@ -114,7 +136,7 @@ def _result(run: Run, manifest: Manifest, choice: Choice, scan: Scan) -> Result:
         **run.key,
         "window_end": run.window.end,
         "as_of": run.as_of,
-        "rows": profile.rows,
+        "rows": rows,
         "bytes": manifest.bytes,
         "manifest_digest": manifest.digest,
         "status": status,
@@ -126,6 +148,7 @@ def _result(run: Run, manifest: Manifest, choice: Choice, scan: Scan) -> Result:
         "engine": choice.name,
         "details": json.dumps(details),
         "recorded_at": datetime.now(UTC),
+        **_late(run, manifest, rows),
     }
     content = profile.to_bytes()
     stored = [{**run.key, "bins_digest": profile.bins.digest, "rows": profile.rows, "profile": content}]
@@ -139,6 +162,24 @@ def _result(run: Run, manifest: Manifest, choice: Choice, scan: Scan) -> Result:
     error = SourceUnreadable(f"{run.model.model} {run.window}: {reason}") if status == "failed" else None
     writes = (("windows", run.key, [row]), ("profiles", run.key, stored if status != "failed" else []))
     return Result("pull", status, reason, writes, facts, error)
+
+
+def _late(run: Run, manifest: Manifest, rows: int) -> dict[str, Any]:
+    """What came after the window was first read: how many rows, and how long after its end the last of them.
+
+    Counted against the row that an earlier run left, so that reading the same objects again changes nothing.
+    """
+    stored = run.store.rows(tables.windows, **run.key)
+    if not stored:
+        return {"late_rows": 0, "late_seconds": None}
+    before = stored[0]
+    seen = {tuple(item) for item in json.loads(before["details"] or "{}").get("objects", ())}
+    fresh = [item for item in manifest.objects if (item.name, item.size, item.etag) not in seen]
+    late, lag = max(rows - before["rows"], 0) if fresh else 0, before["late_seconds"]
+    arrived = [item.arrived for item in fresh if item.arrived]
+    if late and arrived:
+        lag = max(int((max(arrived) - run.window.end).total_seconds()), lag or 0)
+    return {"late_rows": (before["late_rows"] or 0) + late, "late_seconds": lag}
 
 
 def _first(faults: dict[str, str]) -> str:

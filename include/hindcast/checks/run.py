@@ -89,9 +89,7 @@ class Run:
         window gives the same rows for ever.
         """
         model = configuration.find(name, config)
-        if as_of is None:
-            ripe = window.end + settle(model) + timedelta(hours=max(model.performance.label_ages_hours))
-            as_of = min(ripe, now or datetime.now(UTC))
+        as_of = as_of or min(ripe(model, window), now or datetime.now(UTC))
         return cls(model, window, as_of, Store(results), publish=publish)
 
     def at(self, window: Window, as_of: datetime) -> Run:
@@ -196,6 +194,11 @@ class Run:
         """Where a file of a window lies; the model's name is safe in a path, config.py sees to that."""
         name = f"{(window or self.window).start:%Y-%m-%dT%H}{suffix}"
         return self.store.artifacts / kind / self.model.model / name
+
+
+def ripe(model: ModelFile, window: Window) -> datetime:
+    """When the last labels of a window are due: from then on, it gives the same rows for ever."""
+    return window.end + settle(model) + timedelta(hours=max(model.performance.label_ages_hours))
 
 
 def settle(model: ModelFile) -> timedelta:

@@ -131,6 +131,7 @@ def _context(model: ModelFile, period: Period, rows: Read) -> dict[str, Any]:
         "quality": sections.quality(rows),
         "planned": _planned(model, period),
         "found": {name: sorted({str(row[name]) for row in rows.windows if row[name]}) for name in columns},
+        "late": words.late_text([row for row in rows.windows if row["late_rows"]]),
         "bins": rows.bins,
         "code": __version__,
     }

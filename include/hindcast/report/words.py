@@ -207,3 +207,21 @@ def because(row: Mapping[str, Any]) -> str:
     'all_null: no reason was recorded'
     """
     return f"{row['status']}: {row['reason'] or 'no reason was recorded'}"
+
+
+def late_text(windows: Sequence[Mapping[str, Any]]) -> str:
+    """What came late, in words.
+
+    Examples
+    --------
+    >>> late_text([{"late_rows": 20, "late_seconds": 5400}, {"late_rows": 3, "late_seconds": None}])
+    '23 rows of 2 windows came after these were checked, up to 1.5 h after the hour'
+    """
+    if not windows:
+        return ""
+    rows, lag = sum(row["late_rows"] for row in windows), max(row["late_seconds"] or 0 for row in windows)
+    counted = f"{len(windows)} windows" if len(windows) > 1 else "1 window"
+    checked = "these were" if len(windows) > 1 else "it was"
+    return f"{rows} rows of {counted} came after {checked} checked" + (
+        f", up to {lag / 3600:.1f} h after the hour" if lag else ""
+    )

@@ -115,6 +115,9 @@ windows = Table(
     Column("engine", String),
     Column("details", Text),
     Column("recorded_at", Moment),
+    Column("late_rows", BigInteger),
+    Column("late_seconds", BigInteger),
+    Column("dropped_rows", BigInteger),
 )
 
 quality = Table(

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
@@ -22,11 +22,15 @@ Layout = Literal["partitioned", "flat"]
 
 @dataclass(frozen=True, order=True)
 class LogObject:
-    """One file, pinned: its name below the root, size in bytes, and what changes when its content does."""
+    """One file, pinned: its name below the root, size in bytes, and what changes when its content does.
+
+    `arrived` is when it came, if the system tells; it says nothing about what the object is.
+    """
 
     name: str
     size: int
     etag: str
+    arrived: datetime | None = field(default=None, compare=False, kw_only=True)
 
 
 @dataclass(frozen=True)
@@ -76,3 +80,6 @@ class Streamed(Protocol):
 
     def batches(self, item: LogObject, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
         """Some columns of one object."""
+
+    def count(self, item: LogObject) -> int:
+        """How many rows an object has."""

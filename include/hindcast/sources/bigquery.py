@@ -119,7 +119,8 @@ class BigQueryTable:
             job = self.client.query(sql, job_config=config, retry=self.retry)
         # the service's clock, not this machine's: a moment in its future is refused
         micros = (job.created - _EPOCH) // timedelta(microseconds=1)
-        return Manifest("partitioned", (TableSlice(self.name, job.total_bytes_processed, str(micros), start, end),))
+        size, etag = job.total_bytes_processed, str(micros)
+        return Manifest("partitioned", (TableSlice(self.name, size, etag, start, end, arrived=job.created),))
 
     def open(self, item: LogObject, dictionaries: Sequence[str] = ()) -> pq.ParquetFile:  # noqa: ARG002 - Source's
         """Refuse: labels and references are read as Parquet files.
@@ -150,6 +151,26 @@ class BigQueryTable:
                 for part in self.reader.read_rows(stream.name):  # type: ignore[no-untyped-call] # Google types it half
                     content = pa.py_buffer(part.arrow_record_batch.serialized_record_batch)
                     yield pa.ipc.read_record_batch(content, schema)
+
+    def count(self, item: LogObject) -> int:
+        """Rows of the slice, by a query that reads no column but its time.
+
+        Raises
+        ------
+        SourceMissing, SourceUnreadable, SourceBusy
+        """
+        from google.cloud.bigquery import QueryJobConfig, ScalarQueryParameter
+
+        part = as_slice(item)
+        sql = (
+            f"SELECT COUNT(*) AS found FROM `{self.name}` FOR SYSTEM_TIME AS OF @snapshot "
+            "WHERE `timestamp` >= @start AND `timestamp` < @end"
+        )
+        snapshot = ScalarQueryParameter("snapshot", "TIMESTAMP", part.snapshot)
+        config = QueryJobConfig(query_parameters=[*bounds(part.start, part.end), snapshot])
+        with self.translated():
+            (row,) = self.client.query(sql, job_config=config, retry=self.retry).result(retry=self.retry)
+        return int(row["found"])
 
     @cached_property
     def types(self) -> dict[str, str]:

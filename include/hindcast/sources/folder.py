@@ -72,7 +72,8 @@ class Folder:
         for path in sorted(filter(_finished, paths)):
             facts = path.stat()
             name = path.relative_to(self._root).as_posix()
-            items.append(LogObject(name, facts.st_size, f"{facts.st_mtime_ns:x}-{facts.st_size:x}"))
+            etag, arrived = f"{facts.st_mtime_ns:x}-{facts.st_size:x}", datetime.fromtimestamp(facts.st_mtime, UTC)
+            items.append(LogObject(name, facts.st_size, etag, arrived=arrived))
         return tuple(items)
 
 
