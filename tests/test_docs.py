@@ -90,7 +90,7 @@ def test_commands_options_targets_and_variables_exist(path: Path) -> None:
             arguments = re.split(r"[|#;&]", called[2])[0]
             if isinstance(command, click.Group):
                 action = (arguments.split() or ["list"])[0]
-                command = command.commands.get(action, command.commands["list"])
+                command = command.commands.get(action) or command.commands["list"]
             options = {name for param in command.params if isinstance(param, click.Option) for name in param.opts}
             assert {word for word in shlex.split(arguments) if word.startswith("-")} <= options, line
 

@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
-import os
+import base64
+import json
 import re
-import shutil
-import socket
+import ssl
 import subprocess
-import time
-import urllib.request
-from collections import defaultdict
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
+from urllib.request import Request, urlopen
 
 import pyarrow as pa
 import pytest
-from prometheus_client.parser import text_string_to_metric_families
 from tests import worlds
+from tests.prometheus_server import Pushgateway, Webhook
 from tests.worlds import SETTLE, at, rows_of
 
+from hindcast import gateway as gateways
+from hindcast import push
 from hindcast.checks import CHECKS, Run, execute
+from hindcast.checks.run import commit, compute
+from hindcast.errors import UsageError
 from hindcast.push import PushFailed, drain
 from hindcast.replay import replay
 from hindcast.results.sql import Store
@@ -29,7 +32,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 HISTORY = 26
-BINARY = shutil.which("prometheus-pushgateway") or shutil.which("pushgateway")
 
 
 @pytest.fixture(scope="module")
@@ -56,71 +58,17 @@ def scheduled(world: worlds.World, hour: int, checks: tuple[str, ...] = CHECKS) 
     return run.store
 
 
-class Gateway:
-    """A Pushgateway that keeps its groups while it is down, as Debian's does."""
-
-    def __init__(self, folder: Path) -> None:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = probe.getsockname()[1]
-        self.folder = folder
-        self.process: subprocess.Popen[bytes] | None = None
-        self.url = f"http://127.0.0.1:{self.port}"
-
-    def start(self) -> None:
-        with (self.folder / "gateway.log").open("ab") as log:
-            self.process = subprocess.Popen(
-                [BINARY, f"--web.listen-address=127.0.0.1:{self.port}", f"--persistence.file={self.folder}/groups"],
-                stdout=log, stderr=log,
-            )  # fmt: skip
-        for _ in range(500):
-            try:
-                with urllib.request.urlopen(f"{self.url}/-/ready", timeout=5):  # noqa: S310 - our own gateway
-                    return
-            except OSError:
-                time.sleep(0.02)
-        pytest.fail((self.folder / "gateway.log").read_text())
-
-    def stop(self) -> None:
-        if self.process:
-            self.process.terminate()
-            self.process.wait()
-            self.process = None
-
-    def groups(self) -> dict[str, dict[str, dict[tuple[tuple[str, str], ...], float]]]:
-        """Check -> metric -> labels but those of the group -> value."""
-        with urllib.request.urlopen(f"{self.url}/metrics", timeout=5) as answer:  # noqa: S310 - our own gateway
-            text = answer.read().decode()
-        found: dict[str, Any] = defaultdict(lambda: defaultdict(dict))
-        for family in text_string_to_metric_families(text):
-            for sample in family.samples:
-                labels = dict(sample.labels)
-                if sample.name.startswith("ml_"):
-                    assert (labels.pop("job"), labels.pop("model_name"), labels.pop("instance")) == (
-                        "hindcast",
-                        "alpha",
-                        "",
-                    )
-                    found[labels.pop("check")][sample.name][tuple(sorted(labels.items()))] = sample.value
-        return found
-
-
 @pytest.fixture
-def gateway(tmp_path: Path) -> Iterator[Gateway]:
-    if BINARY is None:
-        reason = "no prometheus-pushgateway is installed"
-        if os.environ.get("REQUIRE_SERVICES") == "1":
-            pytest.fail(reason)
-        pytest.skip(reason)
-    made = Gateway(tmp_path)
-    made.start()
-    yield made
-    made.stop()
+def gateway(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Pushgateway]:
+    with Pushgateway(tmp_path / "gateway", getattr(request, "param", [])) as made:
+        yield made
 
 
 def waiting(world: worlds.World) -> dict[str, str]:
     """Check -> start of the window whose metrics wait."""
-    return {row["check"]: row["window_start"][:13] for row in rows_of(world.results, "outbox") if row["content"]}
+    pushed = {row["check"] for row in rows_of(world.results, "pushes")}
+    rows = [row for row in rows_of(world.results, "outbox") if row["check"] not in pushed]
+    return {row["check"]: row["window_start"][:13] for row in rows}
 
 
 def hour_text(hour: int) -> str:
@@ -140,10 +88,10 @@ def test_replays_and_commands_push_nothing(world: worlds.World) -> None:
     assert rows_of(world.results, "outbox") == []
 
 
-def test_each_check_is_a_group_with_the_names_of_the_contract(world: worlds.World, gateway: Gateway) -> None:
+def test_each_check_is_a_group_with_the_names_of_the_contract(world: worlds.World, gateway: Pushgateway) -> None:
     store = scheduled(world, HISTORY)
     assert set(waiting(world)) == set(CHECKS)
-    assert drain(store, gateway.url) == {"status": "ok", "reason": "", "pushed": 6}
+    assert drain(store, gateway.url) == {"status": "ok", "reason": "", "pushed": 6, "refused": 0}
     groups = gateway.groups()
     assert set(groups) == set(CHECKS)
     for samples in groups.values():
@@ -173,7 +121,7 @@ def test_each_check_is_a_group_with_the_names_of_the_contract(world: worlds.Worl
             assert re.fullmatch(r"ml_[a-z_]+", name)
 
 
-def test_a_feature_that_went_away_vanishes(world: worlds.World, gateway: Gateway) -> None:
+def test_a_feature_that_went_away_vanishes(world: worlds.World, gateway: Pushgateway) -> None:
     drain(scheduled(world, HISTORY), gateway.url)
     worlds.write_hours(world, [HISTORY + 1], rows=200, fault=lambda table: table.drop_columns(["feature_stops"]))
     drain(scheduled(world, HISTORY + 1), gateway.url)
@@ -184,7 +132,7 @@ def test_a_feature_that_went_away_vanishes(world: worlds.World, gateway: Gateway
 
 
 @pytest.mark.parametrize("pushed", [True, False], ids=["pushed before", "still waiting"])
-def test_an_older_window_never_overwrites_a_newer_one(world: worlds.World, gateway: Gateway, pushed: bool) -> None:
+def test_an_older_window_never_overwrites_a_newer_one(world: worlds.World, gateway: Pushgateway, pushed: bool) -> None:
     store = scheduled(world, HISTORY + 1)
     if pushed:
         drain(store, gateway.url)
@@ -195,7 +143,7 @@ def test_an_older_window_never_overwrites_a_newer_one(world: worlds.World, gatew
         assert samples["ml_window_end_timestamp_seconds"][()] == at(HISTORY + 2).timestamp()
 
 
-def test_the_newest_window_checked_again_is_pushed_again(world: worlds.World, gateway: Gateway) -> None:
+def test_the_newest_window_checked_again_is_pushed_again(world: worlds.World, gateway: Pushgateway) -> None:
     drain(scheduled(world, HISTORY, ("pull",)), gateway.url)
     worlds.write_hours(world, [HISTORY], rows=300)
     store = scheduled(world, HISTORY, ("pull",))
@@ -204,7 +152,9 @@ def test_the_newest_window_checked_again_is_pushed_again(world: worlds.World, ga
     assert drain(store, gateway.url)["pushed"] == 0
 
 
-def test_while_the_gateway_is_down_the_outbox_keeps_the_newest_window(world: worlds.World, gateway: Gateway) -> None:
+def test_while_the_gateway_is_down_the_outbox_keeps_the_newest_window(
+    world: worlds.World, gateway: Pushgateway
+) -> None:
     gateway.stop()
     for hour in (HISTORY, HISTORY + 1):
         store = scheduled(world, hour)
@@ -217,7 +167,7 @@ def test_while_the_gateway_is_down_the_outbox_keeps_the_newest_window(world: wor
     assert gateway.groups()["pull"]["ml_window_end_timestamp_seconds"][()] == at(HISTORY + 2).timestamp()
 
 
-def test_labels_may_hold_anything(world: worlds.World, gateway: Gateway) -> None:
+def test_labels_may_hold_anything(world: worlds.World, gateway: Pushgateway) -> None:
     odd = 'v"1\\\n{}é'
 
     def named(table: pa.Table) -> pa.Table:
@@ -229,12 +179,197 @@ def test_labels_may_hold_anything(world: worlds.World, gateway: Gateway) -> None
     assert odd in versions
 
 
-def test_a_check_that_fails_leaves_its_last_success_out(world: worlds.World, gateway: Gateway) -> None:
+def test_a_check_that_fails_goes_on_saying_when_it_last_succeeded(world: worlds.World, gateway: Pushgateway) -> None:
+    scheduled(world, HISTORY)
     (world.folder / "model.txt").write_text("no model")
-    scheduled(world, HISTORY, ("pull",))
+    scheduled(world, HISTORY + 1, ("pull",))
     with pytest.raises(Exception, match="sha256"):
-        scheduled(world, HISTORY, ("importance",))
+        scheduled(world, HISTORY + 1, ("importance",))
     drain(Store(world.results), gateway.url)
     samples = gateway.groups()["importance"]
-    assert "ml_last_success_timestamp_seconds" not in samples
+    assert samples["ml_window_end_timestamp_seconds"][()] == at(HISTORY + 2).timestamp()
+    assert samples["ml_last_success_timestamp_seconds"][()] == at(HISTORY + 1).timestamp()
     assert "ml_feature_importance" not in samples
+
+
+def test_a_gateway_that_lost_everything_is_given_it_again(
+    world: worlds.World, tmp_path: Path, monkeypatch: Any
+) -> None:
+    with Pushgateway(tmp_path / "forgetful", forgets=True) as gateway:
+        monkeypatch.setenv("HINDCAST_PUSHGATEWAY", gateway.url)
+        drain(scheduled(world, HISTORY))
+        before = gateway.groups()
+        gateway.stop()
+        gateway.start()
+        assert gateway.groups() == {}
+        assert drain(Store(world.results))["pushed"] == 0
+        assert worlds.cli_json(world, "metrics", "push")["pushed"] == 6
+        assert gateway.groups() == before
+
+
+def test_a_retired_model_leaves_the_gateway(world: worlds.World, gateway: Pushgateway, monkeypatch: Any) -> None:
+    monkeypatch.setenv("HINDCAST_PUSHGATEWAY", gateway.url)
+    drain(scheduled(world, HISTORY))
+    assert worlds.cli_json(world, "metrics", "retire", "alpha")["deleted"] == sorted(CHECKS)
+    assert gateway.groups() == {}
+    assert rows_of(world.results, "outbox") == rows_of(world.results, "pushes") == []
+    assert "no metrics" in worlds.cli(world, "metrics", "retire", "alpha").output
+    assert rows_of(world.results, "windows", window_start=at(HISTORY)), "results stay"
+
+
+def clash(gateway: Pushgateway) -> None:
+    """Somebody else pushes one of our names as a counter; the gateway then refuses ours."""
+    body = b"# TYPE ml_feature_drift_score counter\nml_feature_drift_score 1\n"
+    with urlopen(Request(f"{gateway.url}/metrics/job/other", data=body, method="PUT"), timeout=5):  # noqa: S310
+        pass
+
+
+def test_a_refused_push_is_a_finding_about_ourselves(world: worlds.World, gateway: Pushgateway) -> None:
+    clash(gateway)
+    found = drain(scheduled(world, HISTORY), gateway.url)
+    assert (found["status"], found["pushed"], found["refused"]) == ("refused", 5, 1)
+    assert "400" in found["reason"]
+    assert set(gateway.groups()) >= set(CHECKS) - {"drift"}
+    assert drain(Store(world.results), gateway.url)["reason"] == "nothing waits to be pushed"
+    (finding,) = rows_of(world.results, "findings", check="push")
+    assert (finding["kind"], finding["metric"], finding["segment"]) == ("system", "refused_pushes", "check=drift")
+    assert rows_of(world.results, "checks", check="push")[0]["status"] == "error"
+    # The next triage opens the alert. Once a few pushes went through, it closes.
+    drain(scheduled(world, HISTORY + 1), gateway.url)
+    (alert,) = rows_of(world.results, "alerts", kind="system")
+    assert (alert["state"], alert["severity"], alert["subject"]) == ("firing", "warning", "*")
+    assert "refused" in rows_of(world.results, "incidents")[0]["title"]
+    with urlopen(Request(f"{gateway.url}/metrics/job/other", method="DELETE"), timeout=5):  # noqa: S310
+        pass
+    worlds.write_hours(world, range(HISTORY + 3, HISTORY + 6), rows=200)
+    for hour in range(HISTORY + 2, HISTORY + 6):
+        assert drain(scheduled(world, hour), gateway.url)["status"] == "ok"
+    (alert,) = rows_of(world.results, "alerts", kind="system")
+    assert alert["state"] == "resolved"
+
+
+def test_what_came_while_pushing_goes_out_last(world: worlds.World, gateway: Pushgateway) -> None:
+    """A slow push of an hour ends after the next hour was committed, and even pushed."""
+    store = scheduled(world, HISTORY, ("pull",))
+    (old,) = push._waiting(store, again=False)
+    drain(scheduled(world, HISTORY + 1, ("pull",)), gateway.url)
+    push._send(gateways.find(gateway.url), "alpha", "pull", json.loads(old["content"]))
+    push._record(store, old, "ok")
+    assert drain(store, gateway.url)["pushed"] == 1
+    assert gateway.groups()["pull"]["ml_window_end_timestamp_seconds"][()] == at(HISTORY + 2).timestamp()
+
+
+# --- how much ---
+
+
+@pytest.mark.parametrize("gateway", [["--push.disable-consistency-check"]], indirect=True)  # it compares all with all
+def test_200_models_of_50_features_stay_under_20000_series(world: worlds.World, gateway: Pushgateway) -> None:
+    """The real rows of a window, as 50 features would write them, for 200 models on a real gateway."""
+    for number in range(199):
+        (world.models / f"beta{number}.yaml").write_text("")
+    run = Run.open("alpha", Window(at(HISTORY)), config=world.models, results=world.results)
+    store = Store(world.results)
+    execute(run, "pull")
+    made = {}
+    for check in CHECKS:
+        result = compute(run, check)
+        commit(run, result, 1.0)
+        writes = [(name, key, widened(name, rows)) for name, key, rows in result.writes]
+        facts = result.facts | ({"by_severity": BUSY} if check == "triage" else {})
+        with store.engine.connect() as connection:
+            made[check] = push.samples(run, replace(result, writes=writes, facts=facts), 1.0, connection)
+    for number in range(200):
+        for check, content in made.items():
+            push._send(gateways.find(gateway.url), f"model{number}", check, content)
+    found = gateway.samples()
+    assert len(found) < push.MAX_SERIES
+    names = {sample.name for sample in found}
+    assert names >= {"ml_feature_drift_score", "ml_feature_importance", "ml_feature_missing_ratio", "push_time_seconds"}
+    for check, content in made.items():
+        of_features = [name for name, labels, _ in content if "feature_name" in labels]
+        assert len(of_features) == len(set(of_features)) * push.shown_features(200), check
+    everything = sum(len(content) for content in made.values()) + 2 * len(made)
+    assert everything <= push.FIXED_SERIES + push.FEATURE_FAMILIES * push.shown_features(200)
+
+
+KINDS = ("quality", "drift", "performance", "importance", "system", "staleness")
+BUSY = {f"{kind}/{severity}": 1 for kind in KINDS for severity in ("critical", "warning")}
+
+
+def widened(table: str, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The rows of one feature for fifty of them, those of performance for three versions, and three alerts."""
+    column = {"quality": "subject", "drift": "feature", "importance": "feature"}.get(table)
+    if column:
+        return [{**row, column: f"f{k}"} for k in range(50) for row in rows if row[column] == "amount"]
+    if table == "performance":
+        return [{**row, "model_version": str(k), "baseline": row["value"]} for k in range(3) for row in rows]
+    return rows
+
+
+def test_one_model_shows_all_of_its_features() -> None:
+    assert push.shown_features(1) == push.TOP_FEATURES == 50
+
+
+# --- signing in ---
+
+
+def test_bearer_and_basic_come_from_an_airflow_connection(world: worlds.World, monkeypatch: Any) -> None:
+    store = scheduled(world, HISTORY, ("pull",))
+    with Webhook() as server:
+        address = {"host": "127.0.0.1", "port": server.server.server_port}
+        monkeypatch.setenv("HINDCAST_PUSHGATEWAY", "push")
+        for extra, header in (
+            ({"extra": {"token": "open sesame"}}, "Bearer open sesame"),
+            ({"login": "ali", "password": "baba"}, "Basic " + base64.b64encode(b"ali:baba").decode()),
+        ):
+            monkeypatch.setenv("AIRFLOW_CONN_PUSH", json.dumps({"conn_type": "http", **address, **extra}))
+            assert drain(store, again=True)["pushed"] == 1
+            assert server.received[-1][1]["Authorization"] == header
+
+
+def test_basic_authentication_over_tls_with_an_authority_of_its_own(
+    world: worlds.World, tmp_path: Path, monkeypatch: Any
+) -> None:
+    store = scheduled(world, HISTORY, ("pull",))
+    command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=localhost"]
+    command += ["-addext", "subjectAltName=IP:127.0.0.1", "-keyout", "key.pem", "-out", "cert.pem"]
+    subprocess.run(command, cwd=tmp_path, check=True, capture_output=True)
+    (tmp_path / "web.yml").write_text(
+        f"tls_server_config: {{cert_file: {tmp_path}/cert.pem, key_file: {tmp_path}/key.pem}}\n"
+        f"basic_auth_users: {{ali: '{SESAME}'}}\n"
+    )
+    with Pushgateway(tmp_path / "gateway", [f"--web.config.file={tmp_path}/web.yml"]) as gateway:
+        monkeypatch.setenv("HINDCAST_PUSHGATEWAY", "push")
+
+        def connect(**given: Any) -> None:
+            content = {"conn_type": "http", "schema": "https", "host": "127.0.0.1", "port": gateway.port, **given}
+            monkeypatch.setenv("AIRFLOW_CONN_PUSH", json.dumps(content))
+
+        ali = {"login": "ali", "password": "open sesame"}
+        trusted = {"extra": {"ca": f"{tmp_path}/cert.pem"}}
+        connect(**ali, **trusted)
+        assert drain(store, again=True)["pushed"] == 1
+        connect(**{**ali, "password": "wrong"}, **trusted)
+        with pytest.raises(PushFailed, match=r"401.*check login") as failed:
+            drain(store, again=True)
+        assert "wrong" not in str(failed.value)
+        connect(**ali)
+        with pytest.raises(PushFailed, match="certificate"):
+            drain(store, again=True)
+        shown = Request(f"https://127.0.0.1:{gateway.port}/metrics")
+        shown.add_header("Authorization", "Basic " + base64.b64encode(b"ali:open sesame").decode())
+        context = ssl.create_default_context(cafile=f"{tmp_path}/cert.pem")
+        with urlopen(shown, timeout=5, context=context) as answer:  # noqa: S310
+            assert "ml_rows_processed" in answer.read().decode()
+
+
+SESAME = "$2b$05$abcdefghijklmnopqrstuupx2xBUC4954936wVIjyyPHmUBFu0wCW"  # bcrypt of "open sesame"
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [("ftp://a", "no http"), ("http://u:p@a:1", "holds a password"), ("nowhere", "connection 'nowhere'")],
+)
+def test_an_address_that_cannot_be_used_says_why(value: str, said: str) -> None:
+    with pytest.raises(UsageError, match=said):
+        gateways.find(value)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import errno
-import functools
-import json
 import os
 import sys
 from datetime import UTC, date, datetime
@@ -15,12 +13,13 @@ import click
 
 from hindcast import __version__
 from hindcast.errors import ConfigError, HindcastError, UsageError
+from hindcast.monitor import metrics
+from hindcast.options import common as _common
+from hindcast.options import say as _say
 from hindcast.window import Window, floor_hour, parse_time
 from hindcast.window import text as time_text
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from hindcast.whatif import WhatIf
 
 
@@ -52,32 +51,6 @@ def main() -> None:
     """
     # Nothing here multiplies matrices, and starting OpenBLAS' threads costs a third of importing numpy.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-
-
-def _common(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Options that every subcommand has."""
-    options = (
-        click.option(
-            "--config", metavar="PATH", help="Model files: a folder or a file [HINDCAST_CONFIG, include/models]."
-        ),
-        click.option(
-            "--results", metavar="URL", help="Results store [HINDCAST_RESULTS, sqlite:///.hindcast/results.db]."
-        ),
-        click.option("--json", "as_json", is_flag=True, help="Print JSON."),
-    )
-    return functools.reduce(lambda wrapped, option: option(wrapped), reversed(options), command)
-
-
-def _say(as_json: bool, content: Any, *lines: str) -> None:  # noqa: FBT001
-    if as_json:
-        click.echo(json.dumps(content, indent=2, default=_plain))
-    else:
-        for line in lines:
-            click.echo(line)
-
-
-def _plain(value: object) -> str:
-    return time_text(value) if isinstance(value, datetime) else str(value)
 
 
 def _checks(given: str | None) -> list[str]:
@@ -565,6 +538,9 @@ def checklist(model: str, config: str | None, results: str | None, as_json: bool
     lines = [f"{'ok ' if item['ok'] else 'NO '} {item['what']}: {item['says']}" for item in items]
     _say(as_json, items, *lines)
 
+
+for command in (metrics,):
+    main.add_command(command)
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-Family = Literal["quality", "drift", "performance", "importance"]
+Family = Literal["quality", "drift", "performance", "importance", "system"]
 Worse = Literal["higher", "lower"]
 
 
@@ -122,6 +122,8 @@ _ALL = [
     Metric("unreadable_objects", "quality", "log objects that could not be read", "higher", 0, INF, "objects"),
     # what the predictions stand on
     Metric("mean_absolute_shap", "importance", "mean |SHAP value|", None, 0, INF),
+    # our own health
+    Metric("refused_pushes", "system", "metrics that the Pushgateway refused", "higher", 0, INF, "groups"),
 ]
 
 METRICS: dict[str, Metric] = {metric.name: metric for metric in _ALL}

@@ -10,8 +10,6 @@ from datetime import UTC, datetime, timedelta
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import select
-
 from hindcast import config as configuration
 from hindcast.checks.context import stamped
 from hindcast.checks.reference import Reference, load_reference
@@ -249,7 +247,9 @@ def commit(run: Run, result: Result, seconds: float) -> None:
             content = {**result.facts, "as_of": run.as_of, "config_digest": run.model.digest}
             run.store.append_audit(connection, actor="hindcast", action="triage", content=content, **run.key)
         if run.publish:
-            _put_in_outbox(run, result, seconds, connection)
+            from hindcast.push import fill
+
+            fill(run, result, seconds, connection)
 
 
 def audit_acceptance(run: Run, connection: Any, row: dict[str, Any]) -> None:
@@ -265,19 +265,6 @@ def _stamped(run: Run, name: str, key: dict[str, Any], rows: list[dict[str, Any]
     stamp = {"config_digest": run.model.digest} if "config_digest" in table.c else {}
     written = stamped(run, rows) if table is tables.findings else rows
     return table, key, [{**stamp, **row} for row in written]
-
-
-def _put_in_outbox(run: Run, result: Result, seconds: float, connection: Any) -> None:
-    from hindcast.push import samples
-
-    table = tables.outbox
-    key = {"model_name": run.model.model, "check": result.check}
-    # A row that was pushed stays, emptied: it says which window the gateway shows.
-    newest = connection.execute(select(table.c.window_start).where(*(table.c[n] == v for n, v in key.items()))).scalar()
-    if newest is None or newest <= run.window.start:
-        content = json.dumps(samples(run.model.model, run.window, result, seconds))
-        row = {**key, "window_start": run.window.start, "content": content}
-        run.store.replace(connection, table, [row], **key)
 
 
 def execute(run: Run, check: str) -> dict[str, Any]:

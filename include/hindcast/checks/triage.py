@@ -133,7 +133,7 @@ def judged(run: Run, since: datetime) -> Mapping[tuple[str, int], list[datetime]
     filled = {row["window_start"] for row in found}
     wanted = ("check", "window_start")
     ended = (checks.window_start >= since, checks.status != "error")
-    done = store.rows(tables.checks, *ended, columns=wanted, check=["quality", "drift"], **key)
+    done = store.rows(tables.checks, *ended, columns=wanted, check=["quality", "drift", "push"], **key)
     wanted = ("label_age_hours", "window_start")
     aged = store.rows(tables.outcomes, outcomes.window_start >= since, columns=wanted, **key)
     found_by: dict[tuple[str, int], list[datetime]] = {}

@@ -328,7 +328,19 @@ outbox = Table(
     _key("check"),
     Column("window_start", Moment, nullable=False),
     Column("content", Text, nullable=False),
-    comment="Metrics waiting for the Pushgateway: the newest window per (model, check).",
+    comment="Metrics for the Pushgateway: the newest window per (model, check).",
+)
+
+pushes = Table(
+    "pushes",
+    METADATA,
+    _key("model_name"),
+    _key("check"),
+    Column("window_start", Moment, nullable=False),
+    Column("pushed_at", Moment, nullable=False),
+    Column("status", String, nullable=False),
+    Column("reason", Text),
+    comment="What of the outbox the gateway was given: no row while it waits.",
 )
 
 audit = Table(
