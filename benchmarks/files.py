@@ -17,7 +17,7 @@ IMPORTS = "imports"
 CODECS = ("snappy", "zstd")  # the default of pyarrow, pandas and Spark; and what logs are often packed with
 DECODED = """
 import sys, hindcast.cli, hindcast.profiling
-from hindcast.sources.folder import parquet_files
+from hindcast.sources.files import parquet_files
 for file in parquet_files(sys.argv[1]):
     file.read_row_group(0, use_threads=False)
 """

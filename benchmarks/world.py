@@ -99,7 +99,7 @@ def _features(reference: Path) -> dict[str, Any]:
     from hindcast.checks.reference import fit
     from hindcast.config import ModelFile
     from hindcast.infer import infer_features
-    from hindcast.sources.folder import parquet_files
+    from hindcast.sources.files import parquet_files
 
     content = {"model": NAME, "task": "binary", "logs": {"uri": "."}, "reference": {"uri": str(reference)}}
     profile = fit(ModelFile.model_validate(content), parquet_files(str(reference)))

@@ -117,11 +117,13 @@ def running(folder: Path, identities: Mapping[str, tuple[str, ...]] | None = Non
     command = [
         weed, "-logtostderr=true", "server", f"-dir={folder}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-filer", "-s3",
         *(f"-{name}={port}" for name, port in ports.items()), f"-s3.port={server.port}", "-s3.port.iceberg=0",
-        f"-s3.config={folder / 's3.json'}", "-master.volumeSizeLimitMB=64", "-volume.max=50",
+        f"-s3.config={folder / 's3.json'}", "-master.volumeSizeLimitMB=64", "-volume.max=2000",
     ]  # fmt: skip
     log = folder / "server.log"
     with log.open("wb") as output:
-        process = subprocess.Popen(command, stdout=output, stderr=output, start_new_session=True)
+        # a bucket has volumes of its own: one, where it would otherwise make seven at once
+        environment = {**os.environ, "WEED_MASTER_VOLUME_GROWTH_COPY_1": "1"}
+        process = subprocess.Popen(command, stdout=output, stderr=output, env=environment, start_new_session=True)
     try:
         _await(server, process, log)
         yield server

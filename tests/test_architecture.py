@@ -26,18 +26,20 @@ FLOORS: dict[str, float] = {
     "performance.intervals": 3, "performance.formulas": 3.1, "performance.scores": 3.2, "performance.outcomes": 3.3,
     "performance.labels": 3, "performance.degradation": 3.1, "performance.counted": 3, "performance.service": 3.1,
     "performance.evaluation": 3.4, "performance.parts": 3.5,
-    "connections": 3, "s3": 3.05, "sources.base": 3, "sources.folder": 3.1, "sources.bigquery": 3.1, "sources": 3.2,
+    "connections": 3, "s3": 3.05, "sources.base": 3, "sources.ahead": 3,
+    "sources.folder": 3.1, "sources.bigquery": 3.1, "sources.s3": 3.15, "sources.files": 3.2, "sources": 3.3,
     "results.tables": 3, "results.sql": 3.1,
     # 3: how monitoring is reached, and what it is told
     "gateway": 3.1,
     # 4: what is made of many rows
     "engines.base": 4, "engines.local": 4.1, "engines.spark_session": 4, "engines.spark_tasks": 4.15,
     "engines.spark": 4.2, "engines.bigquery_sql": 4.1, "engines.bigquery": 4.2, "engines.choice": 4.3,
-    "incidents": 4, "push": 4, "threads": 4, "treeshap": 3, "explainers": 4,
+    "incidents": 4, "push": 4, "threads": 4, "artifact": 4.1, "treeshap": 3, "explainers": 4,
     "report.words": 4, "report.charts": 4.1, "report.reading": 4.1, "report.verdict": 4.2, "report.sections": 4.2,
     "report.pages": 4.3,
     # 5: the checks, which a task and a command share
-    "checks.reference": 5, "checks.context": 5, "checks.levels": 5, "checks.run": 5.1, "checks.pull": 5.2,
+    "checks.reference": 5, "checks.context": 5,
+    "checks.levels": 5, "checks.run": 5.1, "checks.pull": 5.2,
     "checks.quality": 5.2, "checks.drift": 5.2,
     "checks.evaluation": 5.2, "checks.performance": 5.3, "checks.importance": 5.3, "diagnosis": 5.4,
     "checks.multivariate": 5.3, "checks.triage": 5.5, "checks": 5.6,

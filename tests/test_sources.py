@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from hindcast.config import ModelFile
 from hindcast.errors import SourceMissing, SourceUnreadable, UsageError
 from hindcast.sources import open_source
-from hindcast.sources.folder import Folder, flush_time, parquet_files
+from hindcast.sources.files import parquet_files
+from hindcast.sources.folder import Folder, flush_time
 from hindcast.window import HOUR
 
 START = datetime(2013, 4, 16, 22, tzinfo=UTC)

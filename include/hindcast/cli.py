@@ -223,13 +223,15 @@ def _until(moment: datetime | None) -> str:
 
 @main.command()
 @click.option("--name", required=True, help="Name of the model.")
-@click.option("--reference", required=True, metavar="FILE", help="Training data: a Parquet file or folder.")
+@click.option("--reference", required=True, metavar="URI", help="Training data: Parquet, a file or folder or s3://….")
+@click.option("--connection", metavar="ID", help="Airflow Connection for it.")
 @click.option("--task", type=click.Choice(["binary", "multiclass", "regression"]), default="binary", show_default=True)
 @click.option("--positive-class", metavar="VALUE", help="Of a binary model [1].")
 @_common
 def init(
     name: str,
     reference: str,
+    connection: str | None,
     task: str,
     positive_class: str | None,
     config: str | None,
@@ -240,24 +242,25 @@ def init(
     from hindcast import config as configuration
     from hindcast.checks.reference import fit
     from hindcast.infer import infer_features, model_text
-    from hindcast.sources.folder import parquet_files
+    from hindcast.sources.files import parquet_files
 
-    source = Path(reference.removeprefix("file://")).absolute()
+    remote = reference.startswith("s3://")
+    source = reference if remote else str(Path(reference.removeprefix("file://")).absolute())
     positive = _positive(positive_class)
-    model_text(name, task, str(source), {}, positive)  # refuses a name that could not stand in a path
+    model_text(name, task, source, {}, positive)  # refuses a name that could not stand in a path
     folder = configuration.location(config)
     path = folder if folder.suffix in {".yaml", ".yml"} else folder / f"{name}.yaml"
     if path.exists():
         message = f"{path}: is already there; remove it or choose another --name"
         raise ConfigError(message)
     draft = configuration.ModelFile.model_validate(
-        {"model": name, "task": task, "logs": {"uri": "."}, "reference": {"uri": str(source)}}
+        {"model": name, "task": task, "logs": {"uri": "."}, "reference": {"uri": source}}
     )
-    profile = fit(draft, parquet_files(str(source)))
+    profile = fit(draft, parquet_files(source, connection=connection))
     features = infer_features(profile)
-    relative = os.path.relpath(source, path.absolute().parent)
+    place = source if remote else os.path.relpath(source, path.absolute().parent)
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(model_text(name, task, relative, features, positive), encoding="utf-8")
+    path.write_text(model_text(name, task, place, features, positive, connection=connection), encoding="utf-8")
     configuration.load(path)
     content = {"path": str(path), "features": len(features), "rows": profile.rows}
     _say(
@@ -416,12 +419,14 @@ def multivariate(
 @click.option("--bins", metavar="PROFILE", help="Use the bins of an earlier profile; else they are fitted.")
 @click.option("-o", "--output", required=True, metavar="PROFILE", help="Where to write the profile (Parquet).")
 @click.option("--n-bins", type=click.IntRange(16, 4096), default=1024, show_default=True, help="Bins to fit.")
+@click.option("--connection", metavar="ID", help="Airflow Connection for s3://….")
 @_common
 def profile(
     uris: tuple[str, ...],
     bins: str | None,
     output: str,
     n_bins: int,
+    connection: str | None,
     config: str | None,  # noqa: ARG001 - every subcommand has it
     results: str | None,  # noqa: ARG001
     as_json: bool,  # noqa: FBT001
@@ -429,7 +434,7 @@ def profile(
     """Profile Parquet files: the kernel alone. Rows, CPU seconds and peak memory go to stderr."""
     from hindcast.profiling import profile_files
 
-    facts = profile_files(uris, bins, Path(output), n_bins)
+    facts = profile_files(uris, bins, Path(output), n_bins, connection)
     click.echo(f"{facts['rows']} rows, {facts['cpu_seconds']:.2f} CPU s, {facts['peak_mb']:.0f} MB peak", err=True)
     for column, share in facts["high_cardinality"].items():
         click.echo(f"{column}: too many values; {share:.0%} of its rows have one without a bin of its own", err=True)

@@ -144,9 +144,10 @@ class Logs(Place):
 
 
 class Reference(_Section):
-    """Training data: a Parquet file or folder, or a range of past windows of the logs."""
+    """Training data: a Parquet file or folder, local or in a bucket, or a range of past windows of the logs."""
 
     uri: str | None = None
+    connection: str | None = None
     start: Moment | None = Field(None, alias="from")
     end: Moment | None = Field(None, alias="to")
 
@@ -244,6 +245,7 @@ class Artifact(_Section):
     """The model itself, for explanations; loaded only if its sha256 matches."""
 
     uri: str
+    connection: str | None = None
     format: Literal["lightgbm", "xgboost", "sklearn", "onnx", "mlflow"]
     sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = None
     allow_pickle: bool = False

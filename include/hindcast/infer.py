@@ -119,6 +119,8 @@ def model_text(
     reference_path: str,
     features: Mapping[str, Feature],
     positive_class: str | float | bool | None = None,  # noqa: FBT001 - a class may be named true
+    *,
+    connection: str | None = None,
 ) -> str:
     """Commented YAML of a model file, for a person to read, tighten and complete.
 
@@ -133,6 +135,8 @@ def model_text(
         As `infer_features` returns them.
     positive_class : optional
         Binary only; by default 1.
+    connection : str, optional
+        Airflow Connection of a reference that lies in a bucket.
 
     Returns
     -------
@@ -165,7 +169,7 @@ def model_text(
         model=_flow(name),
         task=task,
         positive=positive,
-        reference=_flow(reference_path),
+        reference=_flow(reference_path) + (f", connection: {_flow(connection)}" if connection else ""),
         features=_block({"features": listed}),
     )
 

@@ -16,7 +16,7 @@ from hindcast.profile.columns import column_types, source_name
 from hindcast.profile.fit import feature_columns, fit_bins, kind_of
 from hindcast.profile.profile import high_cardinality
 from hindcast.profile.scan import Scanner
-from hindcast.sources.folder import parquet_files
+from hindcast.sources.files import parquet_files
 from hindcast.threads import usable_threads
 
 if TYPE_CHECKING:
@@ -29,7 +29,9 @@ if TYPE_CHECKING:
 _ENOUGH = 262_144
 
 
-def profile_files(uris: Sequence[str], bins_from: str | None, output: Path, n_bins: int) -> dict[str, Any]:
+def profile_files(
+    uris: Sequence[str], bins_from: str | None, output: Path, n_bins: int, connection: str | None = None
+) -> dict[str, Any]:
     """Profile files and write the profile.
 
     Returns
@@ -50,7 +52,7 @@ def profile_files(uris: Sequence[str], bins_from: str | None, output: Path, n_bi
         given = files.load(Path(bins_from))
     known = given.bins if given else None
     threads = usable_threads()
-    opened = parquet_files(*uris)
+    opened = parquet_files(*uris, connection=connection)
     if known and "feature_" in feature_columns(opened[0].schema_arrow.names):
         prefix, kinds = "feature_", {}  # whatever the other files have
     else:
@@ -63,7 +65,8 @@ def profile_files(uris: Sequence[str], bins_from: str | None, output: Path, n_bi
         )
         raise SourceUnreadable(message)
     texts = known.categorical if known else [name for name, kind in kinds.items() if kind == "categorical"]
-    opened = parquet_files(*uris, dictionaries=[source_name(name, prefix) for name in texts])
+    dictionaries = [source_name(name, prefix) for name in texts]
+    opened = parquet_files(*uris, dictionaries=dictionaries, connection=connection)
     try:
         bins = known or fit_bins(opened, kinds, n_bins, prefix=prefix, enough=_ENOUGH)
         scanner = Scanner(bins, prefix=prefix, threads=threads)

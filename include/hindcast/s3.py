@@ -10,14 +10,18 @@ import os
 import threading
 from dataclasses import asdict
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from hindcast.errors import HindcastError, SourceBusy, SourceMissing, SourceUnreadable, UsageError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     import tenacity
 
     from hindcast.connections import Connection
+
+T = TypeVar("T")
 
 # Eight attempts wait some 16 s in all on average, at most 32.
 ATTEMPTS, RETRY_SECONDS, FIRST_PAUSE, LONGEST_PAUSE = 8, 120.0, 0.25, 20.0
@@ -194,6 +198,23 @@ def patience(given: Connection) -> tenacity.Retrying:
         retry=tenacity.retry_if_exception(passing),
         reraise=True,
     )
+
+
+def call(given: Connection, uri: str, permission: str, function: Callable[..., T], /, **arguments: Any) -> T:
+    """Call a function of the client, again while it makes sense.
+
+    Raises
+    ------
+    HindcastError
+        As `refusal` says.
+    """
+    from botocore.exceptions import BotoCoreError, ClientError
+    from urllib3.exceptions import HTTPError
+
+    try:
+        return patience(given)(function, **arguments)
+    except (BotoCoreError, ClientError, HTTPError, Interrupted, OSError) as error:
+        raise refusal(error, uri, permission, given) from error
 
 
 def passing(error: BaseException) -> bool:

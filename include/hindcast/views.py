@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hindcast.errors import HindcastError
@@ -112,7 +111,7 @@ def _late(store: Store, model: ModelFile, newest: datetime) -> list[dict[str, An
 def checklist(store: Store, model: ModelFile) -> list[dict[str, Any]]:
     """What a monitored model needs, one item each: what, ok, says."""
     from hindcast.sources import open_source
-    from hindcast.sources.folder import parquet_files
+    from hindcast.sources.files import parquet_files
 
     def logs() -> str:
         source = open_source(model.resolve(model.logs.uri), model.logs.connection)
@@ -123,27 +122,23 @@ def checklist(store: Store, model: ModelFile) -> list[dict[str, Any]]:
     def labels() -> str:
         if model.labels is None:
             return "none: performance is judged only if the logs hold ground_truth"
-        open_source(model.resolve(model.labels.uri), model.labels.connection)
+        end = _newest(store, model) or floor_hour(datetime.now(UTC))
+        open_source(model.resolve(model.labels.uri), model.labels.connection).manifest(end, end + timedelta(hours=1))
         return model.labels.uri
 
     def reference() -> str:
         if model.reference.uri is None:
             return f"the logs from {model.reference.start} to {model.reference.end}"
-        files = parquet_files(model.resolve(model.reference.uri))
+        files = parquet_files(model.resolve(model.reference.uri), connection=model.reference.connection)
         return f"{sum(f.metadata.num_rows for f in files)} rows in {len(files)} files"
 
     def explained() -> str:
-        from hindcast.explainers import load_model
+        from hindcast.artifact import load_artifact
 
         artifact = model.explain.model
         if artifact is None:
             return "no explain.model: no importance"
-        load_model(
-            Path(model.resolve(artifact.uri)),
-            format=artifact.format,
-            sha256=artifact.sha256,
-            allow_pickle=artifact.allow_pickle,
-        )
+        load_artifact(model)
         return f"{artifact.format}, sha256 matches" if artifact.sha256 else f"{artifact.format}, without sha256"
 
     items = [

@@ -23,6 +23,7 @@ from hindcast.performance.labels import LabelRows, Labels, gathered, label_rows,
 from hindcast.performance.parts import evaluate_part, evaluate_parts, fingerprints, label_tables
 from hindcast.profile.columns import flags, is_text, open_parquet, positions
 from hindcast.profile.facts import FINGERPRINT, sidecar_files
+from hindcast.sources.base import Announced
 from hindcast.window import HOUR
 
 if TYPE_CHECKING:
@@ -170,8 +171,11 @@ def _labels(
 ) -> Labels:
     """Labels of these files; only those of the fingerprints `own`, or, of many, of any row of the window."""
     parts: list[LabelRows] = []
+    numeric = asked.task == "regression"
+    if isinstance(source, Announced):
+        source.announce(item for item, _ in filed if (source.uri, item.name, item.etag, numeric) not in _HELD)
     for item, hidden in filed:
-        for rows in _label_rows(source, item, numeric=asked.task == "regression"):
+        for rows in _label_rows(source, item, numeric=numeric):
             if (rows.ticks <= hidden).any():
                 raise _FiledLate
             parts.append(rows if own is None else _among(rows, own))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -72,18 +71,14 @@ def _nothing(run: Run, status: str, reason: str) -> Result:
 
 
 def _shap(run: Run, sample: Any, features: list[str]) -> Any:
-    from hindcast.explainers import load_model, shap_values
+    from hindcast.artifact import load_artifact
+    from hindcast.explainers import shap_values
 
     artifact, held = run.model.explain.model, run.memories
     assert artifact is not None  # noqa: S101 - `check` returned before
     key = ("model", artifact.uri, artifact.sha256)
     if key not in held:
-        held[key] = load_model(
-            Path(run.model.resolve(artifact.uri)),
-            format=artifact.format,
-            sha256=artifact.sha256,
-            allow_pickle=artifact.allow_pickle,
-        )
+        held[key] = load_artifact(run.model)
     categorical = [name for name in features if run.reference.features[name].type == "categorical"]
     return shap_values(held[key], sample, features=features, categorical=categorical, method=run.model.explain.method)
 

@@ -8,7 +8,6 @@ import json
 import zlib
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -25,7 +24,8 @@ from hindcast.profile.profile import Sparse, high_cardinality
 from hindcast.profile.sampling import Sample
 from hindcast.profile.scan import Scanner
 from hindcast.results import tables
-from hindcast.sources.folder import parquet_files
+from hindcast.sources.files import opened as opened_files
+from hindcast.sources.files import parquet_files
 from hindcast.threads import usable_threads
 from hindcast.unfinished import unfinished
 
@@ -246,7 +246,7 @@ def _kinds(model: ModelFile, types: Mapping[str, pa.DataType], columns: Mapping[
 def _open(model: ModelFile, logs: Source | None) -> ParquetFiles:
     reference = model.reference
     if reference.uri is not None:
-        return parquet_files(model.resolve(reference.uri))
+        return parquet_files(model.resolve(reference.uri), connection=reference.connection)
     if logs is None or reference.start is None or reference.end is None:
         message = f"reference of {model.model}: has neither a uri nor a range"
         raise SourceMissing(message)
@@ -254,7 +254,7 @@ def _open(model: ModelFile, logs: Source | None) -> ParquetFiles:
     if not manifest.objects:
         message = f"reference of {model.model}: the logs have no rows from {reference.start} to {reference.end}"
         raise SourceMissing(message)
-    return ParquetFiles([partial(logs.open, item) for item in manifest.objects])
+    return opened_files(logs, manifest.objects)
 
 
 def _statistics(chunk: Any) -> str:

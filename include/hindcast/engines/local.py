@@ -10,7 +10,7 @@ from hindcast.engines.base import Plan, Scan
 from hindcast.errors import SourceUnreadable
 from hindcast.profile.facts import RowFacts
 from hindcast.profile.scan import Scanner
-from hindcast.sources.base import Streamed
+from hindcast.sources.base import Announced, Streamed
 from hindcast.threads import usable_threads
 
 if TYPE_CHECKING:
@@ -56,10 +56,12 @@ def _scan(plan: Plan, faults: dict[str, str]) -> Scan:
     scanner = Scanner(plan.bins, plan.expected, facts, threads=usable_threads())
     known = {*plan.bins.numeric, *plan.bins.categorical}
     unknown: set[str] = set()
+    objects = [item for item in plan.manifest.objects if item.name not in faults]
+    if isinstance(plan.source, Announced):
+        plan.source.announce(objects)
     with scanner.gathering():
-        for item in plan.manifest.objects:
-            if item.name not in faults:
-                unknown |= _read(scanner, facts, plan, item, faults) - known
+        for item in objects:
+            unknown |= _read(scanner, facts, plan, item, faults) - known
     facts.close()
     return Scan(scanner.profile, facts.noted, facts.sample, facts.duplicates.count(), frozenset(unknown), faults)
 
@@ -78,9 +80,13 @@ def _read(scanner: Scanner, facts: RowFacts, plan: Plan, item: LogObject, faults
         return set()
     try:
         scanner.read(file)
-    except (OSError, pa.ArrowException) as error:
+    except (OSError, pa.ArrowException, SourceUnreadable) as error:
         facts.discard()
-        raise _Broken(item.name, f"{item.name}: cannot be read: {error}") from error
+        reason = str(error) if isinstance(error, SourceUnreadable) else f"{item.name}: cannot be read: {error}"
+        raise _Broken(item.name, reason) from error
+    except BaseException:
+        facts.discard()
+        raise
     return {name for name in file.schema_arrow.names if name.startswith("feature_")}
 
 

@@ -169,6 +169,10 @@ class _Part:
     def row_group(self, number: int) -> pq.RowGroupMetaData:
         return self._file.metadata.row_group(self._groups[number])
 
+    def announce(self, numbers: Iterable[int], names: Iterable[str]) -> None:
+        if hasattr(self._file, "announce"):
+            self._file.announce([self._groups[number] for number in numbers], names)
+
     def read_row_group(self, number: int, **options: Any) -> pa.Table:
         return self._file.read_row_group(self._groups[number], **options)
 

@@ -34,7 +34,9 @@ def leaves(file: pq.ParquetFile) -> set[str]:
     return {file.schema.column(i).path for i in range(len(file.schema))}
 
 
-def open_parquet(source: Any, dictionaries: Sequence[str] = ()) -> pq.ParquetFile:
+def open_parquet(
+    source: Any, dictionaries: Sequence[str] = (), *, kind: type[pq.ParquetFile] = pq.ParquetFile
+) -> pq.ParquetFile:
     """Open a file, its text columns `dictionaries` read as dictionaries; it may lack some of them.
 
     Of a small file they are read as they stand: a dictionary for a thousand rows takes longer than the rows, and many
@@ -48,11 +50,11 @@ def open_parquet(source: Any, dictionaries: Sequence[str] = ()) -> pq.ParquetFil
     try:
         if isinstance(source, Path):  # which Arrow would look for among its file systems
             source = pa.OSFile(str(source))
-        file = pq.ParquetFile(source, pre_buffer=False)
+        file = kind(source, pre_buffer=False)
         if file.metadata.num_rows <= _SMALL_FILE or not dictionaries:
             return file
         present = leaves(file).intersection(dictionaries)  # `ParquetFile` raises KeyError for others
-        return pq.ParquetFile(source, metadata=file.metadata, read_dictionary=list(present), pre_buffer=False)
+        return kind(source, metadata=file.metadata, read_dictionary=list(present), pre_buffer=False)
     except UnicodeDecodeError as error:
         message = f"a column's name is no UTF-8: {error}"
         raise pa.ArrowInvalid(message) from error
@@ -185,7 +187,10 @@ def row_groups(
     schema = file.schema_arrow if schema is None else schema
     # a column that stands twice cannot be read by its name
     readable = {name: None for name in names if schema.get_field_index(name) >= 0}
-    for group in range(file.num_row_groups) if groups is None else groups:
+    chosen = range(file.num_row_groups) if groups is None else list(groups)
+    if hasattr(file, "announce"):  # of a file that is far away, the columns are fetched ahead
+        file.announce(chosen, readable)
+    for group in chosen:
         block = RowGroup(file, group, readable)
         if block.rows * max(len(names), 1) > _CELLS_AT_ONCE:
             yield block

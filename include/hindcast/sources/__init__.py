@@ -22,6 +22,10 @@ def open_source(uri: str, connection: str | None = None) -> Source:
         from hindcast.sources.bigquery import BigQueryTable
 
         return BigQueryTable(uri, connection)
+    if uri.startswith("s3://"):
+        from hindcast.sources.s3 import S3
+
+        return S3(uri, connection)
     from hindcast.sources.folder import Folder, local_path
 
     return Folder(local_path(uri, connection))

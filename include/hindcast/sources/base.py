@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
     from datetime import datetime
 
     import pyarrow as pa
@@ -24,7 +24,8 @@ Layout = Literal["partitioned", "flat"]
 class LogObject:
     """One file, pinned: its name below the root, size in bytes, and what changes when its content does.
 
-    `arrived` is when it came, if the system tells; it says nothing about what the object is.
+    In a bucket that last one is the ETag, and after an ``@`` the version's id where versions are kept. `arrived` is when it
+    came, if the system tells; it says nothing about what the object is.
     """
 
     name: str
@@ -69,6 +70,14 @@ class Source(Protocol):
 
     def open(self, item: LogObject, dictionaries: Sequence[str] = ()) -> pq.ParquetFile:
         """One object, its text columns `dictionaries` read as dictionaries."""
+
+
+@runtime_checkable
+class Announced(Protocol):
+    """A source that is far away: what it is told of, it fetches ahead."""
+
+    def announce(self, items: Iterable[LogObject]) -> None:
+        """Say which objects will be opened, in this order."""
 
 
 @runtime_checkable

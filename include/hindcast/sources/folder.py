@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from datetime import UTC, datetime
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,11 +11,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from hindcast.errors import SourceMissing, SourceUnreadable, UsageError
-from hindcast.profile.columns import ParquetFiles, open_parquet
+from hindcast.profile.columns import open_parquet
 from hindcast.sources.base import LogObject, Manifest
 from hindcast.window import hours
 
 if TYPE_CHECKING:
+    import os
     from collections.abc import Iterable, Sequence
 
 
@@ -50,36 +50,63 @@ class Folder:
         return Manifest("flat", self._pinned(path for time, path in named if time and start <= time <= end))
 
     def open(self, item: LogObject, dictionaries: Sequence[str] = ()) -> pq.ParquetFile:
-        """One object.
+        """One object, as it was pinned.
 
         Raises
         ------
         SourceUnreadable
-            No Parquet, or cut short.
+            No Parquet, cut short, gone, or overwritten.
         """
         path = self._root / item.name
         try:
-            return open_parquet(path, dictionaries)
+            file = open_parquet(path, dictionaries)
+            same = _pin(path.stat()) == item.etag  # what is open now stays what it is, if writers rename
         except (OSError, pa.ArrowException) as error:
             message = f"{path}: is no readable Parquet file: {error}"
             raise SourceUnreadable(message) from error
+        if not same:
+            file.close()
+            message = f"{path}: was overwritten since the window's objects were pinned; check it again"
+            raise SourceUnreadable(message)
+        return file
+
+    def below(self) -> list[LogObject]:
+        """Every Parquet file below the root, sorted by name."""
+        return sorted(self._pinned(self._root.rglob("*.parquet")))
+
+    def named(self, name: str) -> LogObject:
+        """One file below the root, whatever its name.
+
+        Raises
+        ------
+        SourceMissing
+        """
+        path = self._root / name
+        if not path.is_file():
+            message = f"{path}: no such Parquet file or folder of Parquet files"
+            raise SourceMissing(message)
+        return self._described(path)
 
     def _partitioned(self) -> bool:
         return any(path.is_dir() for path in self._root.glob("date=*"))
 
     def _pinned(self, paths: Iterable[Path]) -> tuple[LogObject, ...]:
-        items = []
-        for path in sorted(filter(_finished, paths)):
-            facts = path.stat()
-            name = path.relative_to(self._root).as_posix()
-            etag, arrived = f"{facts.st_mtime_ns:x}-{facts.st_size:x}", datetime.fromtimestamp(facts.st_mtime, UTC)
-            items.append(LogObject(name, facts.st_size, etag, arrived=arrived))
-        return tuple(items)
+        return tuple(self._described(path) for path in sorted(paths) if finished(path.name))
+
+    def _described(self, path: Path) -> LogObject:
+        facts = path.stat()
+        arrived = datetime.fromtimestamp(facts.st_mtime, UTC)
+        return LogObject(path.relative_to(self._root).as_posix(), facts.st_size, _pin(facts), arrived=arrived)
 
 
-def _finished(path: Path) -> bool:
+def _pin(facts: os.stat_result) -> str:
+    """What changes when a file is rewritten."""
+    return f"{facts.st_mtime_ns:x}-{facts.st_size:x}"
+
+
+def finished(name: str) -> bool:
     """Whether a file is one to read: writers keep what they have not finished under a leading dot or underscore."""
-    return path.name[0] not in "._"
+    return name[0] not in "._"
 
 
 def flush_time(stem: str) -> datetime | None:
@@ -116,32 +143,3 @@ def local_path(uri: str, connection: str | None = None) -> str:
         message = f"{uri}: sources of scheme {scheme}:// are not built in yet; use a folder (connection: {connection})"
         raise UsageError(message)
     return uri.removeprefix("file://")
-
-
-def parquet_files(*uris: str, dictionaries: Sequence[str] = ()) -> ParquetFiles:
-    """Parquet files, or every one below folders, sorted by name; each is opened whenever it is asked for.
-
-    Raises
-    ------
-    UsageError, SourceMissing
-        No source reads this scheme, or nothing is there. A file that is no Parquet raises SourceUnreadable when it is
-        asked for.
-    """
-    return ParquetFiles([partial(_open, path, dictionaries) for uri in uris for path in _parquet_paths(uri)])
-
-
-def _parquet_paths(uri: str) -> list[Path]:
-    root = Path(local_path(uri))
-    paths = sorted(filter(_finished, root.rglob("*.parquet"))) if root.is_dir() else [root]
-    if not root.exists() or not paths:
-        message = f"{root}: no such Parquet file or folder of Parquet files"
-        raise SourceMissing(message)
-    return paths
-
-
-def _open(path: Path, dictionaries: Sequence[str]) -> pq.ParquetFile:
-    try:
-        return open_parquet(path, dictionaries)
-    except (OSError, pa.ArrowException) as error:
-        message = f"{path}: is no readable Parquet: {error}"
-        raise SourceUnreadable(message) from error
