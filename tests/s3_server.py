@@ -117,6 +117,7 @@ def running(folder: Path, identities: Mapping[str, tuple[str, ...]] | None = Non
     command = [
         weed, "-logtostderr=true", "server", f"-dir={folder}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-filer", "-s3",
         *(f"-{name}={port}" for name, port in ports.items()), f"-s3.port={server.port}", "-s3.port.iceberg=0",
+        "-s3.port.lance=0", "-master.telemetry=false",
         f"-s3.config={folder / 's3.json'}", "-master.volumeSizeLimitMB=64", "-volume.max=2000",
     ]  # fmt: skip
     log = folder / "server.log"
@@ -128,7 +129,8 @@ def running(folder: Path, identities: Mapping[str, tuple[str, ...]] | None = Non
         _await(server, process, log)
         yield server
     finally:
-        os.killpg(process.pid, signal.SIGKILL)  # it would take 25 s to stop by itself
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)  # it would take 25 s to stop by itself
         process.wait()
 
 

@@ -24,8 +24,8 @@ Layout = Literal["partitioned", "flat"]
 class LogObject:
     """One file, pinned: its name below the root, size in bytes, and what changes when its content does.
 
-    In a bucket that last one is the ETag, and after an ``@`` the version's id where versions are kept. `arrived` is when it
-    came, if the system tells; it says nothing about what the object is.
+    In a bucket that last one is the ETag, and after an ``@`` the version's id where versions are kept. `arrived` is
+    when it came, if the system tells; it says nothing about what the object is.
     """
 
     name: str
