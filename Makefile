@@ -6,7 +6,7 @@ SHELL := /bin/bash
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help setup demo test lint type bench bench-results up down lock clean
+.PHONY: help setup demo test lint type migration bench bench-results up down lock clean
 
 help: ## List the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 22
@@ -31,6 +31,9 @@ lint: setup ## Check style (ruff) and types (mypy)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+migration: setup ## Draft the step of the results' schema from tables.py: make migration M="windows has late_rows"
+	$(BIN)/python -m hindcast.results.schema $(M)
 
 bench: setup ## Run the benchmarks, quick sizes: ratios measured side by side
 	$(BIN)/python benchmarks/run.py

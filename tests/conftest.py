@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from tests.airflow_server import Watched
+    from tests.postgres_server import Cluster
     from tests.s3_server import S3Server
 
 
@@ -28,3 +29,12 @@ def s3(tmp_path_factory: pytest.TempPathFactory) -> "Iterator[S3Server]":
     rights = {"lister": ("List",), "reader": ("Read",)}
     with running(tmp_path_factory.mktemp("s3"), rights) as found:
         yield found
+
+
+@pytest.fixture(scope="session")
+def postgres() -> "Iterator[Cluster]":
+    """A real PostgreSQL cluster; it boots in a second."""
+    from tests.postgres_server import running
+
+    with running() as cluster:
+        yield cluster

@@ -16,7 +16,8 @@ from hindcast.checks.levels import accepted, just_accepted, left_out
 from hindcast.checks.run import Run
 from hindcast.checks.triage import accepted_after
 from hindcast.replay import replay
-from hindcast.results.sql import Store, verify_audit
+from hindcast.results import audit
+from hindcast.results.sql import Store
 from hindcast.window import Window
 
 if TYPE_CHECKING:
@@ -101,7 +102,7 @@ def test_a_step_of_three_weeks_is_one_alert_and_stepping_back_is_another(copy: w
     said = json.loads(line["content"])
     assert (line["actor"], said["subject"], said["alert_id"]) == ("hindcast", "amount", row["alert_id"])
     assert len(said["config_digest"]) == 16
-    assert verify_audit(Store(copy.results)) is None
+    assert audit.verify(Store(copy.results)).whole
 
 
 def test_without_a_time_it_stays_open_and_nothing_echoes_when_its_hours_come_round(copy: worlds.World) -> None:
@@ -142,7 +143,7 @@ def test_accepting_ends_the_alert_and_its_level_is_the_usual_one(copy: worlds.Wo
     assert "accepted by kim: new tariff" in cli(copy, "incidents", "show", key).stdout
     (line,) = rows_of(copy.results, "audit", action="accept")
     assert (line["actor"], json.loads(line["content"])["reason"]) == ("kim", "new tariff")
-    assert verify_audit(Store(copy.results)) is None
+    assert audit.verify(Store(copy.results)).whole
 
     written(copy, ONSET + 24, ONSET + 84, higher)
     written(copy, ONSET + 84, ONSET + 90)

@@ -28,7 +28,8 @@ FLOORS: dict[str, float] = {
     "performance.evaluation": 3.4, "performance.parts": 3.5,
     "connections": 3, "s3": 3.05, "sources.base": 3, "sources.ahead": 3,
     "sources.folder": 3.1, "sources.bigquery": 3.1, "sources.s3": 3.15, "sources.files": 3.2, "sources": 3.3,
-    "results.tables": 3, "results.sql": 3.1,
+    "results.types": 3, "results.tables": 3.1, "results.schema": 3.2, "results.database": 3.2, "results.audit": 3.3,
+    "results.sql": 3.4,
     # 3: how monitoring is reached, and what it is told
     "gateway": 3.1,
     # 4: what is made of many rows
@@ -70,6 +71,8 @@ def modules() -> dict[str, Path]:
     """Every module of the library but the empty `__init__` files, by its name below `hindcast`."""
     found = {}
     for path in sorted(LIBRARY.rglob("*.py")):
+        if "migrations" in path.parts:  # Alembic runs them
+            continue
         name = ".".join(path.relative_to(LIBRARY).with_suffix("").parts)
         if path.name != "__init__.py":
             found[name] = path
@@ -176,7 +179,7 @@ def test_dag_files_are_wiring_only(path: Path) -> None:
     }
 
 
-@pytest.mark.parametrize("path", sorted(LIBRARY.rglob("*.py")), ids=lambda path: path.relative_to(LIBRARY).as_posix())
+@pytest.mark.parametrize("path", MODULES.values(), ids=lambda path: path.relative_to(LIBRARY).as_posix())
 def test_every_exported_name_exists(path: Path) -> None:
     parts = path.relative_to(LIBRARY.parent).with_suffix("").parts
     module = importlib.import_module(".".join(parts).removesuffix(".__init__"))

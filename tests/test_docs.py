@@ -245,21 +245,6 @@ def python(source: str, folder: Path, **environment: str) -> subprocess.Complete
     )
 
 
-def test_the_audit_can_be_verified_as_described(store: Store, tmp_path: Path) -> None:
-    (source,) = blocks(page("results.md"), "python")
-    moment = datetime(2013, 4, 16, 15, tzinfo=UTC)
-    with store.transaction() as connection:
-        store.append_audit(
-            connection, actor="hindcast", action="triage", content={"a": 1}, model_name="m", window_start=moment
-        )
-        store.append_audit(connection, actor="retention", action="delete", content={"b": 2})
-    run = python(source, tmp_path, HINDCAST_RESULTS=store.url)
-    assert (run.returncode, run.stderr) == (0, "")
-    with store.transaction() as connection:
-        connection.execute(text("UPDATE audit SET content = '{}' WHERE sequence = 1"))
-    assert "line 1 of the audit was changed" in python(source, tmp_path, HINDCAST_RESULTS=store.url).stderr
-
-
 # --- logs ---
 
 

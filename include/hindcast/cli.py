@@ -530,6 +530,51 @@ def incidents_accept(
     _say(as_json, done, *lines)
 
 
+@main.group(name="audit", cls=_Listing)
+def audit_group() -> None:
+    """List the lines of the audit (audit [MODEL]), or verify that none was changed."""
+
+
+@audit_group.command("list")
+@click.argument("model", required=False)
+@click.option("--last", type=click.IntRange(1), default=50, show_default=True, help="How many of the newest lines.")
+@_common
+def audit_list(model: str | None, last: int, config: str | None, results: str | None, as_json: bool) -> None:  # noqa: ARG001, FBT001
+    """List who decided what, on which inputs; oldest first."""
+    from hindcast.results import tables
+    from hindcast.results.sql import Store
+
+    rows = Store(results).rows(tables.audit, **({"model_name": model} if model else {}))[-last:]
+    lines = []
+    for row in rows:
+        window = time_text(row["window_start"]) if row["window_start"] else ""
+        told = (time_text(row["recorded_at"]), row["actor"], row["action"], row["model_name"] or "", window)
+        head = "  ".join([f"{row['sequence']:>6}", *filter(None, told)])
+        lines += [head, f"        {row['content']}"]
+    found = [{**row, "content": json.loads(row["content"])} for row in rows]
+    _say(as_json, found, *(lines or ["the audit has no lines"]))
+
+
+@audit_group.command("verify")
+@click.option("--expect", "expected", multiple=True, metavar="HASH", help="A newest hash of an earlier day.")
+@_common
+def audit_verify(expected: tuple[str, ...], config: str | None, results: str | None, as_json: bool) -> None:  # noqa: ARG001, FBT001
+    """Follow the audit's chain: exit status 0 if it is whole, 1 if a line was changed, is gone, slipped in or moved.
+
+    Keep the newest hash elsewhere, and give it to --expect the next time: without it, lines that are gone at the end
+    are found only as far as checks.triage has rows, and a chain that was written anew is not found.
+    """
+    from hindcast.results import audit
+    from hindcast.results.sql import Store
+
+    store = Store(results)
+    verdict = audit.verify(store, expected)
+    _say(as_json, verdict.to_json(), f"{verdict.lines} lines, newest hash {verdict.head or 'none'}")
+    if not verdict.whole:
+        message = f"the audit of {store.shown} is not whole: {verdict.says}"
+        raise HindcastError(message)
+
+
 @main.command()
 @click.argument("model")
 @_common

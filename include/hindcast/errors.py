@@ -9,7 +9,8 @@
     │   ├── SourceMissing         3   terminal: it is not there
     │   ├── SourceUnreadable      3   terminal: it is there and cannot be read
     │   └── SourceBusy            3   transient: worth trying again
-    ├── StoreError                4   results store
+    ├── StoreError                4   transient: the results store refused or could not be reached
+    │   └── StoreMismatch         4   terminal: its tables are not those of this version
     ├── ModelRefused              1   a model artifact that must not, or cannot, be loaded
     └── NotEnoughData             -   a statistic has too few rows; always caught and stored as a status
 
@@ -61,6 +62,12 @@ class StoreError(HindcastError):
 
     exit_status = 4
     transient = True
+
+
+class StoreMismatch(StoreError):
+    """The store's tables are not those of this version, and cannot be made so."""
+
+    transient = False
 
 
 class ModelRefused(HindcastError):

@@ -47,7 +47,7 @@ _NOTHING: dict[str, Any] = dict.fromkeys(column.name for column in tables.findin
 class _Stored(Store):
     """The results store, for reading only."""
 
-    def transaction(self) -> NoReturn:
+    def transaction(self, scope: str | None = None) -> NoReturn:  # noqa: ARG002 - as of any store
         message = "what-if writes nothing, and this store lacks what it reads: check or profile its windows first"
         raise UsageError(message)
 

@@ -1,34 +1,27 @@
 """The results tables: columns and keys.
 
 The columns listed in the design's contract come first in each table; the others are ours. Every moment is UTC. Keys
-make a re-run of a window replace its own rows.
+make a re-run of a window replace its own rows. A change here needs a step in `migrations/versions`, and its revision
+in `schema.REVISION`.
 """
 
 from __future__ import annotations
 
-import math
-from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from sqlalchemy import (
     BigInteger,
     Boolean,
     Column,
-    DateTime,
-    Float,
     Index,
     Integer,
     LargeBinary,
     MetaData,
     PrimaryKeyConstraint,
-    String,
     Table,
-    Text,
-    TypeDecorator,
 )
 
-if TYPE_CHECKING:
-    from sqlalchemy import Dialect
+from hindcast.results.types import Moment, Name, Number, Words
 
 METADATA = MetaData()
 
@@ -45,46 +38,12 @@ STATUSES = (
 )
 
 
-class Moment(TypeDecorator[datetime]):
-    """UTC moment; SQLite has no zones, so they are added on the way out."""
-
-    impl = DateTime(timezone=True)
-    cache_ok = True
-
-    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
-        """Refuse a moment without a zone; store UTC."""
-        if value is None:
-            return None
-        if value.tzinfo is None:
-            message = f"a moment without a time zone: {value!r}"
-            raise ValueError(message)
-        value = value.astimezone(UTC)
-        return value.replace(tzinfo=None) if dialect.name == "sqlite" else value
-
-    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:  # noqa: ARG002
-        """Return UTC."""
-        if value is None:
-            return None
-        return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
-
-
-class Number(TypeDecorator[float]):
-    """A finite number; NaN and infinities become null, in every database: SQLite does so with NaN by itself."""
-
-    impl = Float
-    cache_ok = True
-
-    def process_bind_param(self, value: float | None, dialect: Dialect) -> float | None:  # noqa: ARG002
-        """Store what is finite."""
-        return float(value) if value is not None and math.isfinite(value) else None
-
-
-def _key(name: str, kind: Any = String) -> Column[Any]:
+def _key(name: str, kind: Any = Name) -> Column[Any]:
     return Column(name, kind, primary_key=True, nullable=False)
 
 
 def _text(*names: str) -> list[Column[Any]]:
-    return [Column(name, Text) for name in names]
+    return [Column(name, Words) for name in names]
 
 
 def _float(*names: str) -> list[Column[Any]]:
@@ -92,7 +51,7 @@ def _float(*names: str) -> list[Column[Any]]:
 
 
 def _provenance() -> list[Column[Any]]:
-    return [Column("reason", Text), Column("config_digest", String)]
+    return [Column("reason", Words), Column("config_digest", Name)]
 
 
 windows = Table(
@@ -104,16 +63,16 @@ windows = Table(
     Column("as_of", Moment, nullable=False),
     Column("rows", BigInteger, nullable=False),
     Column("bytes", BigInteger, nullable=False),
-    Column("manifest_digest", String),
-    Column("config_digest", String),
-    Column("status", String, nullable=False),
-    Column("reason", Text),
-    Column("model_version", String),
+    Column("manifest_digest", Name),
+    Column("config_digest", Name),
+    Column("status", Name, nullable=False),
+    Column("reason", Words),
+    Column("model_version", Name),
     Column("duplicate_ids", BigInteger),
     Column("misplaced_rows", BigInteger),
     Column("newest_prediction", Moment),
-    Column("engine", String),
-    Column("details", Text),
+    Column("engine", Name),
+    Column("details", Words),
     Column("recorded_at", Moment),
     Column("late_rows", BigInteger),
     Column("late_seconds", BigInteger),
@@ -124,21 +83,21 @@ quality = Table(
     "quality",
     METADATA,
     _key("model_name"),
-    Column("model_version", String),
+    Column("model_version", Name),
     _key("window_start", Moment),
     _key("subject"),
     _key("metric"),
     *_float("value", "threshold"),
-    Column("status", String, nullable=False),
+    Column("status", Name, nullable=False),
     *_provenance(),
-    Column("expectation", String),
+    Column("expectation", Name),
 )
 
 drift = Table(
     "drift",
     METADATA,
     _key("model_name"),
-    Column("model_version", String),
+    Column("model_version", Name),
     _key("window_start", Moment),
     _key("segment"),
     _key("feature"),
@@ -147,7 +106,7 @@ drift = Table(
     _key("metric"),
     *_float("value", "threshold", "p_value"),
     Column("drifted", Boolean),
-    Column("status", String, nullable=False),
+    Column("status", Name, nullable=False),
     *_float("n_current", "n_baseline"),
     *_provenance(),
 )
@@ -155,16 +114,16 @@ drift = Table(
 performance = Table(
     "performance",
     METADATA,
-    Column("model_name", String, nullable=False),
-    Column("model_version", String, nullable=False),
+    Column("model_name", Name, nullable=False),
+    Column("model_version", Name, nullable=False),
     Column("window_start", Moment, nullable=False),
-    Column("segment", String, nullable=False),
-    Column("metric", String, nullable=False),
+    Column("segment", Name, nullable=False),
+    Column("metric", Name, nullable=False),
     *_float("value", "lower", "upper", "baseline", "change_percent"),
     Column("estimated", Boolean, nullable=False),
     Column("label_coverage", Number),
     Column("as_of", Moment, nullable=False),
-    Column("status", String, nullable=False),
+    Column("status", Name, nullable=False),
     Column("label_age_hours", Integer, nullable=False),
     Column("n", Integer),
     *_provenance(),
@@ -176,13 +135,13 @@ importance = Table(
     "importance",
     METADATA,
     _key("model_name"),
-    Column("model_version", String),
+    Column("model_version", Name),
     _key("window_start", Moment),
     _key("feature"),
     *_float("importance", "lower", "upper"),
     Column("rank", Integer),
     Column("n", Integer),
-    Column("status", String, nullable=False),
+    Column("status", Name, nullable=False),
     *_provenance(),
 )
 
@@ -199,27 +158,27 @@ findings = Table(
     _key("scale_hours", Integer),
     _key("label_age_hours", Integer),
     *_float("value", "baseline", "change_percent", "threshold"),
-    Column("severity", String, nullable=False),
+    Column("severity", Name, nullable=False),
     Column("detected_at", Moment, nullable=False),
     *_provenance(),
-    Column("planned", Text),
+    Column("planned", Words),
 )
 
 alerts = Table(
     "alerts",
     METADATA,
     _key("alert_id"),
-    Column("model_name", String, nullable=False),
-    Column("kind", String, nullable=False),
-    Column("severity", String, nullable=False),
-    Column("subject", String, nullable=False),
-    Column("metric", String, nullable=False),
+    Column("model_name", Name, nullable=False),
+    Column("kind", Name, nullable=False),
+    Column("severity", Name, nullable=False),
+    Column("subject", Name, nullable=False),
+    Column("metric", Name, nullable=False),
     *_float("current_value", "baseline_value", "change_percent"),
-    Column("state", String, nullable=False),
+    Column("state", Name, nullable=False),
     Column("opened_at", Moment, nullable=False),
     Column("last_seen_at", Moment, nullable=False),
     Column("resolved_at", Moment),
-    Column("incident_id", String),
+    Column("incident_id", Name),
     *_text("details"),
     Column("detected_at", Moment, nullable=False),
 )
@@ -228,14 +187,14 @@ incidents = Table(
     "incidents",
     METADATA,
     _key("incident_id"),
-    Column("severity", String, nullable=False),
+    Column("severity", Name, nullable=False),
     *_text("title", "description"),
     Column("detected_at", Moment, nullable=False),
-    Column("affected_model", String, nullable=False),
+    Column("affected_model", Name, nullable=False),
     *_text("symptoms", "metrics"),
     Column("resolved_at", Moment),
     *_text("root_cause", "resolution"),
-    Column("state", String, nullable=False),
+    Column("state", Name, nullable=False),
     Column("opened_at", Moment, nullable=False),
 )
 
@@ -247,9 +206,9 @@ acceptances = Table(
     _key("subject"),
     _key("accepted_at", Moment),
     Column("since", Moment, nullable=False),
-    Column("alert_id", String, nullable=False),
+    Column("alert_id", Name, nullable=False),
     Column("automatic", Boolean, nullable=False),
-    Column("actor", String, nullable=False),
+    Column("actor", Name, nullable=False),
     *_provenance(),
     Column("recorded_at", Moment),
     comment="Levels that are the usual ones from a moment of the data on; alerts and baselines follow from them.",
@@ -260,7 +219,7 @@ profiles = Table(
     METADATA,
     _key("model_name"),
     _key("window_start", Moment),
-    Column("bins_digest", String, nullable=False),
+    Column("bins_digest", Name, nullable=False),
     Column("rows", BigInteger, nullable=False),
     Column("profile", LargeBinary, nullable=False),
 )
@@ -270,7 +229,7 @@ references = Table(
     METADATA,
     _key("model_name"),
     _key("reference_digest"),
-    Column("bins_digest", String, nullable=False),
+    Column("bins_digest", Name, nullable=False),
     Column("rows", BigInteger, nullable=False),
     Column("profile", LargeBinary, nullable=False),
     Column("pieces", LargeBinary, nullable=False),
@@ -313,10 +272,10 @@ checks = Table(
     _key("model_name"),
     _key("window_start", Moment),
     _key("check"),
-    Column("status", String, nullable=False),
-    Column("reason", Text),
+    Column("status", Name, nullable=False),
+    Column("reason", Words),
     Column("as_of", Moment, nullable=False),
-    Column("config_digest", String),
+    Column("config_digest", Name),
     Column("duration_seconds", Number),
     Column("recorded_at", Moment),
 )
@@ -327,7 +286,7 @@ outbox = Table(
     _key("model_name"),
     _key("check"),
     Column("window_start", Moment, nullable=False),
-    Column("content", Text, nullable=False),
+    Column("content", Words, nullable=False),
     comment="Metrics for the Pushgateway: the newest window per (model, check).",
 )
 
@@ -338,8 +297,8 @@ pushes = Table(
     _key("check"),
     Column("window_start", Moment, nullable=False),
     Column("pushed_at", Moment, nullable=False),
-    Column("status", String, nullable=False),
-    Column("reason", Text),
+    Column("status", Name, nullable=False),
+    Column("reason", Words),
     comment="What of the outbox the gateway was given: no row while it waits.",
 )
 
@@ -348,15 +307,16 @@ audit = Table(
     METADATA,
     Column("sequence", Integer, primary_key=True, autoincrement=True),
     Column("recorded_at", Moment, nullable=False),
-    Column("actor", String, nullable=False),
-    Column("action", String, nullable=False),
-    Column("model_name", String),
+    Column("actor", Name, nullable=False),
+    Column("action", Name, nullable=False),
+    Column("model_name", Name),
     Column("window_start", Moment),
     *_text("content"),
-    Column("previous_hash", String, nullable=False),
-    Column("hash", String, nullable=False),
+    Column("previous_hash", Name, nullable=False),
+    Column("hash", Name, nullable=False),
 )
 
+Index("audit_chain", audit.c.previous_hash, unique=True)  # the chain cannot fork
 Index("alerts_by_model", alerts.c.model_name, alerts.c.opened_at)
 Index("incidents_by_model", incidents.c.affected_model, incidents.c.opened_at)
 
@@ -371,7 +331,7 @@ days = Table(
     Column("alerts_opened", Integer, nullable=False),
     Column("alerts_resolved", Integer, nullable=False),
     Column("incidents_opened", Integer, nullable=False),
-    Column("label_coverage", Text),
-    Column("config_digest", String),
+    Column("label_coverage", Words),
+    Column("config_digest", Name),
     comment="Facts of a UTC day; label_coverage is JSON, by label age in hours.",
 )

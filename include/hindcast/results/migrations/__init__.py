@@ -1,0 +1,1 @@
+"""How a store's tables came about, one step per file of `versions`; `hindcast.results.schema` takes them."""
