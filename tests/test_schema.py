@@ -197,14 +197,14 @@ def test_a_new_column_is_drafted_as_a_step(tmp_path: Path, monkeypatch: pytest.M
 
     shutil.copytree(schema.MIGRATIONS, tmp_path / "migrations")
     monkeypatch.setattr(schema, "MIGRATIONS", tmp_path / "migrations")
-    changed = Column("late_rows", Integer)
+    changed = Column("shiny_rows", Integer)
     tables.windows.append_column(changed)
     try:
-        path = schema.draft("windows has late_rows")
+        path = schema.draft("windows has shiny_rows")
     finally:
         tables.windows._columns.remove(changed)
     step = path.read_text()
-    assert path.name == f"v{int(REVISION) + 1:04}_windows_has_late_rows.py"
+    assert path.name == f"v{int(REVISION) + 1:04}_windows_has_shiny_rows.py"
     assert f'down_revision = "{REVISION}"' in step
-    assert 'op.add_column("windows", sa.Column("late_rows", sa.Integer(), nullable=True))' in step.replace("'", '"')
-    assert 'op.drop_column("windows", "late_rows")' in step.replace("'", '"')
+    assert 'op.add_column("windows", sa.Column("shiny_rows", sa.Integer(), nullable=True))' in step.replace("'", '"')
+    assert 'op.drop_column("windows", "shiny_rows")' in step.replace("'", '"')
