@@ -136,11 +136,13 @@ class Logs(Place):
     """The prediction logs, and when a window of them is good enough.
 
     More than the share `max_unreadable` of a window's objects unreadable makes it failed instead of partial. Windows of
-    the last `late_hours` are looked at again for files that came late.
+    the last `late_hours` are looked at again for files that came late. Of rows with one id, `duplicates` says whether
+    all count or one stays.
     """
 
     max_unreadable: Fraction = 1.0
     late_hours: int = Field(48, ge=0, le=24 * 35)
+    duplicates: Literal["count", "drop"] = "count"
 
 
 class Reference(_Section):
@@ -337,6 +339,19 @@ class ModelFile(_Section):
                     what = "segment" if segment else "feature"
                     message = f"quiet.{k}.subjects: {subject!r} is about no {what} of the file; known: "
                     raise ValueError(message + (", ".join(known) or "none"))
+        return self
+
+    @model_validator(mode="after")
+    def _engine_drops(self) -> ModelFile:
+        """Refuse to drop duplicates where no engine that may be taken can."""
+        if self.logs.duplicates == "drop":
+            other = self.engine if self.engine in {"spark", "bigquery"} else "spark" if self.spark else None
+            if other or self.logs.uri.startswith("bq://"):
+                what = f"engine {other} only counts them" if other else f"of {self.logs.uri} they are only counted"
+                message = (
+                    f"logs.duplicates: got 'drop'; allowed: count, because {what}; drop is for files and engine local"
+                )
+                raise ValueError(message)
         return self
 
     @cached_property

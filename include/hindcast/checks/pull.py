@@ -68,6 +68,7 @@ def _plan(run: Run, manifest: Manifest) -> Plan:
         extra=(*(c for columns in run.segment_columns.values() for c in columns), *_business(run)),
         sample_rows=run.model.explain.sample_rows,
         sidecar=run.artifact("facts", ".parquet"),
+        drop_duplicates=run.model.logs.duplicates == "drop",
     )
 
 
@@ -148,6 +149,7 @@ def _result(run: Run, manifest: Manifest, choice: Choice, scan: Scan) -> Result:
         "engine": choice.name,
         "details": json.dumps(details),
         "recorded_at": datetime.now(UTC),
+        "dropped_rows": scan.dropped,
         **_late(run, manifest, rows),
     }
     content = profile.to_bytes()
@@ -157,6 +159,7 @@ def _result(run: Run, manifest: Manifest, choice: Choice, scan: Scan) -> Result:
         "rows": profile.rows,
         "objects": len(manifest.objects),
         "duplicate_ids": scan.duplicates,
+        "dropped_rows": scan.dropped or None,
         "engine": choice.name,
     }
     error = SourceUnreadable(f"{run.model.model} {run.window}: {reason}") if status == "failed" else None

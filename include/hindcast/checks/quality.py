@@ -21,7 +21,7 @@ def check(run: Run) -> Result:
     facts = WindowFacts(
         run.window,
         pulled["rows"],
-        None if "prediction_id" in missing else pulled["duplicate_ids"],
+        None if "prediction_id" in missing else pulled["duplicate_ids"] - (pulled["dropped_rows"] or 0),
         pulled["misplaced_rows"],
         pulled["newest_prediction"],
         len(pulled["unreadable"]),

@@ -41,6 +41,8 @@ class Plan:
     sample_rows : int
     sidecar : Path
         Where the row facts go: one Parquet file, or a folder of them.
+    drop_duplicates : bool
+        Of rows with one id leave out all but one (`hindcast.engines.repeats`); the local engine alone does.
     """
 
     source: Source
@@ -53,6 +55,7 @@ class Plan:
     extra: tuple[str, ...]
     sample_rows: int
     sidecar: Path
+    drop_duplicates: bool = False
 
 
 @dataclass(frozen=True)
@@ -71,6 +74,8 @@ class Scan:
         Feature columns that the reference has not.
     faults : dict
         Objects that could not be read -> why.
+    dropped : int
+        How many of the duplicates were left out.
     """
 
     profile: Profile
@@ -79,6 +84,7 @@ class Scan:
     duplicates: int
     unknown: frozenset[str] = frozenset()
     faults: dict[str, str] = field(default_factory=dict)
+    dropped: int = 0
 
 
 class Engine(Protocol):

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
 from hindcast.engines.base import Plan, Scan
+from hindcast.engines.repeats import Repeats, find_repeats
 from hindcast.errors import SourceUnreadable
 from hindcast.profile.facts import RowFacts
 from hindcast.profile.scan import Scanner
@@ -14,8 +16,11 @@ from hindcast.sources.base import Announced, Streamed
 from hindcast.threads import usable_threads
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
+    import pyarrow.parquet as pq
+
+    from hindcast.engines.repeats import Flags
     from hindcast.sources.base import LogObject
 
 
@@ -48,6 +53,7 @@ def row_facts(plan: Plan) -> RowFacts:
         numeric_prediction=plan.numeric_prediction,
         extra=plan.extra,
         sample_rows=plan.sample_rows,
+        counts_duplicates=not plan.drop_duplicates,
     )
 
 
@@ -57,16 +63,52 @@ def _scan(plan: Plan, faults: dict[str, str]) -> Scan:
     known = {*plan.bins.numeric, *plan.bins.categorical}
     unknown: set[str] = set()
     objects = [item for item in plan.manifest.objects if item.name not in faults]
+    repeats = _repeats(plan, objects) if plan.drop_duplicates else Repeats()
+    _announce(plan, objects)
+    with scanner.gathering():
+        for number, item in enumerate(objects):
+            unknown |= _read(scanner, facts, plan, item, faults, partial(repeats.kept, number)) - known
+    facts.close()
+    duplicates = facts.duplicates.count() + repeats.rows
+    return Scan(scanner.profile, facts.noted, facts.sample, duplicates, frozenset(unknown), faults, repeats.rows)
+
+
+def _announce(plan: Plan, objects: Sequence[LogObject]) -> None:
     if isinstance(plan.source, Announced):
         plan.source.announce(objects)
-    with scanner.gathering():
-        for item in objects:
-            unknown |= _read(scanner, facts, plan, item, faults) - known
-    facts.close()
-    return Scan(scanner.profile, facts.noted, facts.sample, facts.duplicates.count(), frozenset(unknown), faults)
 
 
-def _read(scanner: Scanner, facts: RowFacts, plan: Plan, item: LogObject, faults: dict[str, str]) -> set[str]:
+def _repeats(plan: Plan, objects: Sequence[LogObject]) -> Repeats:
+    """Look for rows that stand twice in the objects that can be read."""
+    name = ""
+
+    def opened(number: int) -> pq.ParquetFile | None:
+        nonlocal name
+        name = objects[number].name
+        try:
+            return plan.source.open(objects[number])
+        except SourceUnreadable:
+            return None  # whoever reads its rows will say so
+
+    _announce(plan, objects)
+    try:
+        return find_repeats(plan, range(len(objects)), opened)
+    except (OSError, pa.ArrowException, SourceUnreadable) as error:
+        raise _Broken(name, _why(name, error)) from error
+
+
+def _why(name: str, error: Exception) -> str:
+    return str(error) if isinstance(error, SourceUnreadable) else f"{name}: cannot be read: {error}"
+
+
+def _read(
+    scanner: Scanner,
+    facts: RowFacts,
+    plan: Plan,
+    item: LogObject,
+    faults: dict[str, str],
+    kept: Callable[[int], Flags | None],
+) -> set[str]:
     """Add one object; returns its feature columns."""
     if isinstance(plan.source, Streamed):
         names = plan.source.schema().names
@@ -79,11 +121,10 @@ def _read(scanner: Scanner, facts: RowFacts, plan: Plan, item: LogObject, faults
         faults[item.name] = str(error)
         return set()
     try:
-        scanner.read(file)
+        scanner.read(file, kept(file.metadata.num_rows))
     except (OSError, pa.ArrowException, SourceUnreadable) as error:
         facts.discard()
-        reason = str(error) if isinstance(error, SourceUnreadable) else f"{item.name}: cannot be read: {error}"
-        raise _Broken(item.name, reason) from error
+        raise _Broken(item.name, _why(item.name, error)) from error
     except BaseException:
         facts.discard()
         raise

@@ -140,6 +140,17 @@ class Rows:
         return pa.repeat(pa.scalar([], _NOTHING), self.rows) if at < 0 else _whole(self.table.column(at))
 
 
+class Chosen:
+    """Some rows of a block, those that are flagged, (n,)."""
+
+    def __init__(self, block: Block, chosen: Flags) -> None:
+        self.rows, self._block, self._mask = int(chosen.sum()), block, flags(chosen)
+
+    def column(self, name: str) -> pa.Array:
+        """One column of these rows."""
+        return self._block.column(name).filter(self._mask)
+
+
 class RowGroup:
     """One row group of a file, decoded column by column as they are asked for.
 

@@ -149,7 +149,7 @@ class RowFacts:
         mask = None
         if "timestamp" in facts:
             moments = facts["timestamp"]
-            inside = self._inside(moments)
+            inside = within(moments, self.start, self.end)
             outside = rows - int(inside.sum())
             self.noted += Noted(misplaced=moments.null_count if self.filter_rows else outside)
             mask = flags(inside) if self.filter_rows and outside else None
@@ -175,12 +175,6 @@ class RowFacts:
         """Drop what was written."""
         self._sidecar.discard()
         self.duplicates.close()
-
-    def _inside(self, moments: pa.Array) -> np.ndarray[tuple[int, ...], np.dtype[np.bool_]]:
-        at, absent = buffer_values(moments, np.int64), nulls(moments)
-        start, end = ((moment - _EPOCH) // _MICROSECOND for moment in (self.start, self.end))
-        inside: np.ndarray[tuple[int, ...], np.dtype[np.bool_]] = (at >= start) & (at < end)
-        return inside if absent is None else inside & ~absent
 
     def _note(self, batch: pa.RecordBatch | None, rows: int) -> None:
         names = batch.schema.names if batch is not None else []
@@ -224,6 +218,14 @@ class RowFacts:
             return values
         converted = as_text(values)
         return pa.nulls(len(values), pa.string()) if converted is None else converted
+
+
+def within(moments: pa.Array, start: datetime, end: datetime) -> Flags:
+    """Which moments, in microseconds UTC, lie in ``[start, end)``, (n,); null does not."""
+    at, absent = buffer_values(moments, np.int64), nulls(moments)
+    first, last = ((moment - _EPOCH) // _MICROSECOND for moment in (start, end))
+    inside: Flags = (at >= first) & (at < last)
+    return inside if absent is None else inside & ~absent
 
 
 def _moments_of(column: pa.Array) -> tuple[Integers, datetime | None]:

@@ -13,7 +13,7 @@ from hindcast.errors import UsageError
 from hindcast.profile.columns import as_text, buffer_values, common_type, conformed, positions
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
     Keys = np.ndarray[tuple[int, ...], np.dtype[np.int64]]
 
@@ -25,15 +25,15 @@ _PARTS = 256
 class DuplicateCounter:
     """Counts rows whose id was seen before, by a 64-bit fingerprint, in bounded memory.
 
-    Beyond `in_memory` ids they spill, sorted and once each, to a temporary file; at the end one of 256 ranges of the
-    hash is read at a time. Two different ids share a fingerprint once in some 2**65 / n**2 windows of n rows.
+    Beyond `in_memory` ids they spill, sorted and at most twice each, to a temporary file; at the end one of 256 ranges
+    of the hash is read at a time. Two different ids share a fingerprint once in some 2**65 / n**2 windows of n rows.
 
     Examples
     --------
     >>> counter = DuplicateCounter()
     >>> counter.add(np.array([1, 2, 1, 1]))
-    >>> counter.count()
-    2
+    >>> counter.count(), [keys.tolist() for keys in counter.repeated()]
+    (2, [[1]])
     """
 
     def __init__(self, in_memory: int = 1_000_000) -> None:
@@ -62,6 +62,22 @@ class DuplicateCounter:
             different += _distinct([_read(self._file, at, bounds[part : part + 2]) for at, bounds in self._runs]).size
         return self._rows - different
 
+    def repeated(self, at_once: int = 1_000_000) -> Iterator[Keys]:
+        """Ids of more than one row, ascending, in portions of about `at_once`; nothing may be added any more."""
+        if not self._file:
+            found = _repeated(self._held)
+            if found.size:
+                yield found
+            return
+        self._spill()
+        held: list[Keys] = []
+        for part in range(_PARTS):
+            held.append(_repeated([_read(self._file, at, bounds[part : part + 2]) for at, bounds in self._runs]))
+            if sum(keys.size for keys in held) >= at_once or part == _PARTS - 1:
+                found, held = np.concatenate(held), []
+                if found.size:
+                    yield found
+
     def close(self) -> None:
         """Give back memory and disk."""
         if self._file:
@@ -72,7 +88,7 @@ class DuplicateCounter:
         if not self._held:
             return
         self._file = self._file or tempfile.TemporaryFile()  # noqa: SIM115 - lives until `close`
-        keys = _distinct(self._held)
+        keys = _at_most_twice(self._held)
         starts = np.arange(-_PARTS // 2, _PARTS // 2, dtype=np.int64) * (2**64 // _PARTS)
         at = self._file.seek(0, 2)
         self._runs.append((at, np.append(np.searchsorted(keys, starts), keys.size)))
@@ -90,6 +106,19 @@ def _distinct(parts: list[Keys]) -> Keys:
     ordered = np.concatenate([np.empty(0, np.int64), *parts])
     ordered.sort()
     return ordered[np.append(True, ordered[1:] != ordered[:-1])] if ordered.size else ordered
+
+
+def _at_most_twice(parts: list[Keys]) -> Keys:
+    ordered = np.concatenate([np.empty(0, np.int64), *parts])
+    ordered.sort()
+    kept: Keys = ordered[np.append([True, True], ordered[2:] != ordered[:-2])[: ordered.size]]
+    return kept
+
+
+def _repeated(parts: list[Keys]) -> Keys:
+    ordered = np.concatenate([np.empty(0, np.int64), *parts])
+    ordered.sort()
+    return _distinct([ordered[1:][ordered[1:] == ordered[:-1]]])
 
 
 class Sample:

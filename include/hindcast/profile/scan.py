@@ -18,6 +18,7 @@ import pyarrow.compute as pc
 
 from hindcast.profile.columns import (
     Block,
+    Chosen,
     Rows,
     arrow,
     buffer_values,
@@ -183,8 +184,8 @@ class Scanner:
         self._numeric_at = {name: i for i, name in enumerate(bins.numeric)}
         self._categorical_at = {name: i for i, name in enumerate(bins.categorical)}
 
-    def read(self, file: pq.ParquetFile) -> None:
-        """Add every row of one file.
+    def read(self, file: pq.ParquetFile, kept: Flags | None = None) -> None:
+        """Add every row of one file, or those that are flagged as kept, (n,).
 
         A column that stands twice in the file counts as invalid; the others go on.
 
@@ -196,7 +197,12 @@ class Scanner:
         schema, layout, coded = self._like_last(file)
         with self.gathering():
             for block in row_groups(file, layout.sources, schema=schema, coded=coded):
-                self._put(block, layout)
+                if kept is None:
+                    self._put(block, layout)
+                    continue
+                chosen, kept = kept[: block.rows], kept[block.rows :]
+                if chosen.any():
+                    self._put(block if chosen.all() else Chosen(block, chosen), layout)
 
     def add(self, batch: pa.RecordBatch | pa.Table) -> None:
         """Add rows that are in memory, with columns of any Arrow type.
