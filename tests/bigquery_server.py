@@ -147,7 +147,11 @@ def between(found: Emulator, change: Callable[[str, Any], tuple[int, Any]]) -> I
     class Proxy(BaseHTTPRequestHandler):
         def _forward(self) -> None:
             body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-            kept = {name: value for name, value in self.headers.items() if name in {"Content-Type", "Content-Encoding"}}
+            kept = {
+                name: value
+                for name, value in self.headers.items()
+                if name.title() in {"Content-Type", "Content-Encoding"}
+            }
             connection = HTTPConnection("127.0.0.1", found.port, timeout=60)
             connection.request(self.command, self.path, body, kept)
             answer = connection.getresponse()

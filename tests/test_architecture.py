@@ -19,6 +19,9 @@ FLOORS: dict[str, float] = {
     "window": 2, "calendar": 2.1, "config": 2.2, "spread": 2, "importance": 2,
     "profile.bins": 2, "profile.columns": 2.1, "profile.hashing": 2.2, "profile.profile": 2.2, "profile.sampling": 2.3,
     "profile.fit": 2.3, "profile.scan": 2.4, "profile.facts": 2.4, "profile.files": 2.4,
+    "sdk.stores": 2, "sdk.arrays": 2, "sdk.columns": 2.1, "sdk.exposed": 2.1, "sdk.spool": 2.1,
+    "sdk.tally": 2.2, "sdk.sender": 2.2, "sdk.lifecycle": 2.5, "sdk.builder": 2.3, "sdk.pipeline": 2.6,
+    "sdk.logger": 2.7, "sdk": 2.8,
     # 3: one module per computation; sources and results
     "infer": 3, "datadocs": 3, "quality": 3.1, "alerts": 3,
     "drift.multivariate": 3, "drift.statistics": 3, "drift.baseline": 3, "drift.moments": 3.1, "drift.ranks": 3.1,
@@ -51,7 +54,7 @@ FLOORS: dict[str, float] = {
     "requests": 6, "views": 6, "replay": 6, "whatif": 6, "sweep": 6, "profiling": 6, "maintenance": 6,
     "tasks": 6.1, "cli": 6.1,
 }  # fmt: skip
-WORLDLY = {"gateway", "unfinished", "connections", "s3", "sources", "results"}
+WORLDLY = {"gateway", "sdk", "unfinished", "connections", "s3", "sources", "results"}
 PURE = {name for name, floor in FLOORS.items() if floor < 4 and name.split(".")[0] not in WORLDLY}
 
 # What the pure core must never import at the top of a module: input and output, plotting, frameworks.
@@ -193,6 +196,7 @@ LIGHT = {
     "hindcast.config": "numpy scipy pyarrow pandas sqlalchemy airflow shap great_expectations plotly click",
     "hindcast.cli": "numpy scipy pyarrow pandas sqlalchemy airflow shap great_expectations plotly sklearn jinja2",
     "hindcast.tasks": "numpy scipy pyarrow pandas airflow shap great_expectations plotly sklearn jinja2",
+    "hindcast.sdk": "scipy pandas sqlalchemy airflow shap great_expectations pydantic click rich yaml boto3 google",
     "hindcast.profile.scan": "scipy pandas sqlalchemy airflow shap",
     "hindcast.drift.policy": "scipy.stats pandas sqlalchemy airflow pyarrow",
     "hindcast.checks": "scipy.stats pandas airflow shap great_expectations plotly sklearn jinja2",

@@ -269,6 +269,38 @@ def test_the_example_writes_a_valid_log_and_its_labels(store: Store, tmp_path: P
     assert [(row["label_coverage"], row["value"]) for row in judged] == [(1.0, pytest.approx(0.5))]
 
 
+# --- logging ---
+
+
+def test_the_first_example_of_logging_logs(tmp_path: Path) -> None:
+    run = python(blocks(page("logging.md"), "python")[0], tmp_path)
+    assert (run.returncode, run.stderr) == (0, "")
+    assert {path.parts[-4] for path in tmp_path.rglob("date=*/hour=*/*.parquet")} == {"logs", "labels"}
+
+
+@pytest.mark.parametrize(
+    ("web", "asks"),
+    [
+        (
+            "fastapi",
+            """
+from fastapi.testclient import TestClient
+with TestClient(app) as client:
+    assert client.post("/predict", json={"age": 41.0, "country": "DE"}).json()["score"] == 0.8
+    assert "ml_predictions_total" in client.get("/metrics/").text
+""",
+        ),
+        ("flask", """assert app.test_client().post("/predict", json={"age": 41.0}).json["score"] == 0.8"""),
+    ],
+)
+def test_the_examples_of_web_services_log_each_request(tmp_path: Path, web: str, asks: str) -> None:
+    (source,) = (block for block in blocks(page("logging.md"), "python") if block.startswith(f"# {web}"))
+    run = python(source + asks, tmp_path)
+    assert run.returncode == 0, run.stderr
+    (path,) = tmp_path.glob("logs/date=*/hour=*/*.parquet")
+    assert "feature_age" in path.read_bytes().decode(errors="replace")
+
+
 # --- policy and layout ---
 
 
