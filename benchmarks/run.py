@@ -21,6 +21,7 @@ SCRIPTS = {
     "accuracy.py": ("--rows 10000 200000", "--rows 10000 1000000"),
     "explanations.py": ("--scale 0.2 --repeats 1", "--scale 1 --repeats 3"),
     "files.py": ("--scale 0.2 --repeats 1", "--scale 1 --repeats 3"),
+    "buckets.py": ("--objects 2000 --hours 20", ""),
     "job.py": ("--rows 200000 --repeats 1", "--rows 1000000"),
     "hour.py": ("--repeats 1 --history 24", ""),
     "replay.py": ("--history 168 --hours 30", ""),

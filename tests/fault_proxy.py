@@ -59,7 +59,7 @@ class FaultProxy:
         self._chosen: list[tuple[str, Callable[[Request], bool], list[int]]] = []
         self._rates: dict[str, float] = {}
         self._random = random.Random(0)  # noqa: S311 - no secret
-        self.slow_seconds, self.slow_pieces = 5.0, 20
+        self.slow_seconds, self.slow_pieces = 3.0, 20
         proxy = self
 
         class Handler(_Handler):

@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -41,8 +41,13 @@ from hindcast.performance.parts import evaluate_part
 from hindcast.profile.bins import Bins
 from hindcast.profile.facts import sidecar_files
 from hindcast.profile.scan import Expected
+from hindcast.sources import open_source
 from hindcast.sources.base import LogObject, Manifest, Source
 from hindcast.sources.folder import Folder
+from hindcast.sources.s3 import WHOLE
+
+if TYPE_CHECKING:
+    from tests.s3_server import S3Server
 
 START = datetime(2026, 3, 2, 15, tzinfo=UTC)
 END = START + timedelta(hours=1)
@@ -306,6 +311,29 @@ def spark() -> Iterator[SparkEngine]:
 @pytest.mark.parametrize("name", CASES)
 def test_spark_finds_what_the_local_engine_finds(name: str, tmp_path: Path, spark: SparkEngine) -> None:
     same_as_local(CASES[name](), tmp_path, lambda _, plan: spark.scan(plan))
+
+
+def test_spark_finds_in_a_bucket_what_the_local_engine_finds_there(
+    tmp_path: Path, spark: SparkEngine, s3: S3Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Executors open the pinned objects themselves, row groups of a large one too; they have no Connection."""
+    large = parquet(rows(100_000, 1), 10_000)
+    assert len(large) > WHOLE
+    case = Case({"all.parquet": large, "b.parquet": b"nonsense", "c.parquet": rows(100, 2, first=200_000)})
+    plan = plan_of(case, tmp_path / "logs")
+    bucket, client = s3.bucket(), s3.client()
+    for item in plan.manifest.objects:
+        client.put_object(Bucket=bucket, Key=f"logs/{item.name}", Body=(tmp_path / "logs" / item.name).read_bytes())
+    monkeypatch.setenv("AIRFLOW_CONN_LAKE", s3.connection())
+    source = open_source(f"s3://{bucket}/logs", "lake")
+    plan = replace(plan, source=source, manifest=source.manifest(START, END))
+    local, other = (replace(plan, sidecar=tmp_path / name / "hour.parquet") for name in ("local", "other"))
+    expected = seen(LocalEngine().scan(local), local.sidecar)
+    monkeypatch.delenv("AIRFLOW_CONN_LAKE")
+    found = seen(replace(spark, unit_bytes=1_000_000).scan(other), other.sidecar)
+    assert len(cut(plan, 1_000_000, 2)) > 2
+    for what, value in expected.items():
+        assert found[what] == value, what
 
 
 def test_the_work_was_shared(tmp_path: Path, spark: SparkEngine) -> None:

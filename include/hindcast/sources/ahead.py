@@ -184,9 +184,12 @@ class RangedFile:
         """Announced parts that hold a range between them, or none."""
         at = bisect_right(self._parts, (start, self._size + 1)) - 1
         found: list[Range] = []
-        while start < stop and 0 <= at < len(self._parts) and self._parts[at][0] <= start < self._parts[at][1]:
-            found.append(self._parts[at])
-            start, at = self._parts[at][1], at + 1
+        while start < stop and 0 <= at < len(self._parts):
+            first, last = self._parts[at]
+            if not (first == start or (first < start < last and not found)):  # a gap, or parts that overlap
+                return []
+            found.append((first, last))
+            start, at = last, at + 1
         return found if start >= stop else []
 
 
