@@ -670,3 +670,16 @@ print(profile_files([sys.argv[1]], None, Path(sys.argv[2]), 16)["rows"])
 """
     arguments = [sys.executable, "-c", program, str(tmp_path), str(tmp_path.parent / "many.parquet")]
     assert subprocess.run(arguments, capture_output=True, text=True, check=True).stdout.strip() == "80"
+
+
+@pytest.mark.parametrize("order", [(20_000, 10), (10, 20_000), (20_000, 10, 20_000, 10)])
+def test_large_and_small_files_of_one_schema_are_added_up_in_any_order(order: tuple[int, ...]) -> None:
+    """Text of the large ones alone is read as dictionaries."""
+    bins = Bins((), (), ("feature_t",), (("x",),))
+    scanner = Scanner(bins)
+    with scanner.gathering():
+        for rows in order:
+            written = io.BytesIO()
+            pq.write_table(pa.table({"feature_t": ["x"] * rows}), written)
+            scanner.read(open_parquet(written, ["feature_t"]))
+    assert scanner.profile.categorical[0, 0] == sum(order)

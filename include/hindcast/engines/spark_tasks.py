@@ -163,7 +163,8 @@ class _Part:
 
     def __init__(self, file: pq.ParquetFile, groups: range) -> None:
         self.schema, self.schema_arrow, self.num_row_groups = file.schema, file.schema_arrow, len(groups)
-        self.metadata = self  # each part unlike the last, as Scanner sees it: it has its schema looked up anew
+        self.metadata, self.num_rows = self, file.metadata.num_rows
+        # each part unlike the last, as Scanner sees it: it has its schema looked up anew
         self._file, self._groups = file, groups
 
     def row_group(self, number: int) -> pq.RowGroupMetaData:

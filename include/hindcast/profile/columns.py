@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 UNREADABLE = "(unreadable)"
 # Below this many cells a row group is decoded in one call; above, column by column, so that memory stays bounded.
 _CELLS_AT_ONCE = 1_000_000
-_SMALL_FILE = 16_384  # rows
+SMALL_FILE = 16_384  # rows
 # Stands for a column that cannot be read: no text, no numbers.
 _NOTHING = pa.list_(pa.null())
 # Microseconds per unit of each type that holds moments or durations; nanoseconds are divided.
@@ -51,7 +51,7 @@ def open_parquet(
         if isinstance(source, Path):  # which Arrow would look for among its file systems
             source = pa.OSFile(str(source))
         file = kind(source, pre_buffer=False)
-        if file.metadata.num_rows <= _SMALL_FILE or not dictionaries:
+        if file.metadata.num_rows <= SMALL_FILE or not dictionaries:
             return file
         present = leaves(file).intersection(dictionaries)  # `ParquetFile` raises KeyError for others
         return kind(source, metadata=file.metadata, read_dictionary=list(present), pre_buffer=False)

@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from hindcast.profile.columns import (
+    SMALL_FILE,
     Block,
     Chosen,
     Rows,
@@ -245,11 +246,12 @@ class Scanner:
 
         Of a thousand small files with fifty columns each, this is a tenth of all that they cost.
         """
-        own, words = file.schema, file.metadata.metadata
-        if self._last is None or words != self._last[1] or not own.equals(self._last[0]):
+        # of two files with one schema, text may be dictionaries in the larger one alone: see `open_parquet`
+        own, facts = file.schema, (file.metadata.metadata, file.metadata.num_rows > SMALL_FILE)
+        if self._last is None or facts != self._last[1] or not own.equals(self._last[0]):
             schema = file.schema_arrow
             coded = any(map(pa.types.is_dictionary, schema.types))
-            self._last = own, words, (schema, self._layout(schema), coded)
+            self._last = own, facts, (schema, self._layout(schema), coded)
         return self._last[2]
 
     def _layout(self, schema: pa.Schema) -> _Layout:
