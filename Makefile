@@ -6,7 +6,7 @@ SHELL := /bin/bash
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help setup demo test lint type migration bench bench-results up down lock clean
+.PHONY: monitoring help setup demo test lint type migration bench bench-results up down lock clean
 
 help: ## List the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 22
@@ -51,6 +51,10 @@ LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --no-ann
 lock: setup ## Resolve the pinned requirements again
 	$(LOCK) --all-extras --output-file requirements-dev.txt
 	$(LOCK) --extra checks --extra airflow --extra demo --extra s3 --extra postgres -c requirements-dev.txt --output-file requirements.txt
+
+monitoring: setup ## Write what Prometheus and Alertmanager load, from model files and oncall.yaml
+	$(BIN)/hindcast metrics rules -o include/prometheus/rules/models.yaml
+	$(BIN)/hindcast oncall --alertmanager -o include/alertmanager/alertmanager.yml
 
 clean: ## Remove everything the other targets leave behind
 	rm -rf .venv .hindcast .airflow build include/*.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -14,7 +14,7 @@ import click
 
 from hindcast import __version__
 from hindcast.errors import ConfigError, HindcastError, UsageError
-from hindcast.monitor import metrics
+from hindcast.monitor import metrics, oncall
 from hindcast.options import common as _common
 from hindcast.options import say as _say
 from hindcast.window import Window, floor_hour, parse_time
@@ -590,7 +590,7 @@ def checklist(model: str, config: str | None, results: str | None, as_json: bool
     _say(as_json, items, *lines)
 
 
-for command in (metrics,):
+for command in (metrics, oncall):
     main.add_command(command)
 
 if __name__ == "__main__":

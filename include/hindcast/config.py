@@ -81,7 +81,8 @@ def _known_metric(name: str) -> str:
     return name
 
 
-def _known_zone(name: str) -> str:
+def known_zone(name: str) -> str:
+    """Refuse what is no time zone."""
     try:
         ZoneInfo(name)
     except (ZoneInfoNotFoundError, ValueError, OSError):
@@ -269,6 +270,17 @@ class BusinessMetric(_Section):
     worse: Literal["lower", "higher"] = "lower"
 
 
+class Alerting(_Section):
+    """Limits of the rules of Prometheus, which `hindcast metrics rules` writes; no result depends on them."""
+
+    latency_p95_ms: float | None = Field(None, gt=0)
+    error_rate: Fraction = 0.05
+    throughput_drop: Fraction = 0.5
+    checks_stale_hours: float = Field(3.0, gt=0)
+    predictions_stale_hours: float = Field(3.0, gt=0)
+    labels_stale_hours: float | None = Field(None, gt=0)
+
+
 class Schedule(_Section):
     """When a window is checked: a cron expression, or ``manual`` for never by itself.
 
@@ -277,7 +289,7 @@ class Schedule(_Section):
 
     hourly: Annotated[str, AfterValidator(_known_cron)] | None = None
     settle_minutes: int = Field(10, ge=0, le=24 * 60)
-    timezone: Annotated[str, AfterValidator(_known_zone)] = "UTC"
+    timezone: Annotated[str, AfterValidator(known_zone)] = "UTC"
 
 
 class Spark(_Section):
@@ -322,6 +334,7 @@ class ModelFile(_Section):
     business: dict[str, BusinessMetric] = {}
     quiet: tuple[Quiet, ...] = ()
     schedule: Schedule = Schedule()
+    alerting: Alerting = Alerting()
     engine: Literal["auto", "local", "spark", "bigquery"] = "auto"
     spark: Spark | None = None
     bigquery: BigQuery = BigQuery()
@@ -356,8 +369,8 @@ class ModelFile(_Section):
 
     @cached_property
     def digest(self) -> str:
-        """Sixteen hex digits that change when any key does; stored with every row."""
-        text = json.dumps(self.model_dump(mode="json", by_alias=True), sort_keys=True)
+        """Sixteen hex digits that change when any key does that a result may depend on; stored with every row."""
+        text = json.dumps(self.model_dump(mode="json", by_alias=True, exclude={"alerting"}), sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     @cached_property

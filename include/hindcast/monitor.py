@@ -1,15 +1,23 @@
-"""Commands about what on-call people look at: pushed metrics."""
+"""Commands about what on-call people look at: pushed metrics, rules of Prometheus, who is on call."""
 
 from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
 
 import click
 
 from hindcast.options import common, say
 
+ROTA = "include/oncall.yaml"
+_ROTA = click.option("--rota", default=ROTA, show_default=True, metavar="FILE", help="Who is on call.")
+_OUTPUT = click.option("-o", "--output", metavar="FILE", help="Where to write it [standard output].")
+
 
 @click.group()
 def metrics() -> None:
-    """Metrics on the Pushgateway: push them again, delete those of a retired model."""
+    """What Prometheus is given: push metrics again, delete those of a retired model, write the models' rules."""
 
 
 @metrics.command("push")
@@ -40,3 +48,79 @@ def metrics_retire(model: str, config: str | None, results: str | None, as_json:
         message = f"{model!r} has no metrics in the outbox of this results store; nothing was deleted"
         raise UsageError(message)
     say(as_json, {"model": model, "deleted": gone}, f"{model}: deleted {', '.join(gone)}")
+
+
+@metrics.command("rules")
+@_ROTA
+@_OUTPUT
+@common
+def metrics_rules(
+    rota: str,
+    output: str | None,
+    config: str | None,
+    results: str | None,  # noqa: ARG001 - every subcommand has it
+    as_json: bool,  # noqa: FBT001
+) -> None:
+    """Write the rule file that tells Prometheus the models' owners and limits."""
+    from hindcast import config as configuration
+    from hindcast import oncall as calls
+    from hindcast import prometheus
+    from hindcast.errors import ConfigError
+
+    models = list(configuration.load_all(config))
+    faults = [str(item) for item in models if isinstance(item, ConfigError)]
+    if faults:
+        raise ConfigError("\n".join(faults))
+    until = calls.ends(calls.load(Path(rota))) if Path(rota).exists() else None
+    found = prometheus.rules([item for item in models if not isinstance(item, ConfigError)], until)
+    _write(output, found, "`hindcast metrics rules`, from the model files", as_json=as_json)
+
+
+@click.command()
+@click.option("--at", "moment", metavar="T", help="At another moment than now.")
+@click.option("--alertmanager", is_flag=True, help="Write Alertmanager's configuration instead.")
+@click.option("--secrets", metavar="DIR", help="Where Alertmanager finds its secrets.")
+@_ROTA
+@_OUTPUT
+@common
+def oncall(
+    moment: str | None,
+    alertmanager: bool,  # noqa: FBT001
+    secrets: str | None,
+    rota: str,
+    output: str | None,
+    config: str | None,  # noqa: ARG001 - every subcommand has it
+    results: str | None,  # noqa: ARG001
+    as_json: bool,  # noqa: FBT001
+) -> None:
+    """Say who is on call, until when, and who is next; or render the rotation into Alertmanager's routes."""
+    from hindcast import oncall as calls
+    from hindcast.window import parse_time
+
+    given = calls.load(Path(rota))
+    if alertmanager:
+        found = calls.alertmanager(given, secrets or calls.SECRETS)
+        _write(output, found, "`hindcast oncall --alertmanager`, from oncall.yaml", as_json=as_json)
+        return
+    at = parse_time(moment) if moment else datetime.now(UTC)
+    rows, lines = [], []
+    for name, rotation in given.rotations.items():
+        row = calls.standing(rotation, given.until, at)
+        rows.append({"rotation": name, "owners": list(rotation.owners), **row})
+        lines.append(f"{name}: {calls.said(row)}")
+    say(as_json, rows, *lines)
+
+
+def _write(output: str | None, content: dict[str, Any], by: str, *, as_json: bool) -> None:
+    """YAML, or JSON; a rule or an interval stands on one line, so that a change is one line."""
+    import yaml
+
+    if as_json:
+        say(True, content)  # noqa: FBT003
+        return
+    text = f"# Written by {by}; `make monitoring` writes it again.\n"
+    text += yaml.safe_dump(content, sort_keys=False, width=100_000, default_flow_style=None, allow_unicode=True)
+    if output:
+        Path(output).write_text(text, encoding="utf-8")
+    else:
+        click.echo(text, nl=False)
