@@ -16,16 +16,17 @@ FLOORS: dict[str, float] = {
     # 1: words
     "errors": 1, "metrics": 1, "unfinished": 1,
     # 2: the row kernel, time, model files
-    "window": 2, "calendar": 2.1, "config": 2.2, "spread": 2, "importance": 2,
+    "window": 2, "baselines": 2, "calendar": 2.1, "config": 2.2, "spread": 2, "importance": 2,
     "profile.bins": 2, "profile.columns": 2.1, "profile.hashing": 2.2, "profile.profile": 2.2, "profile.sampling": 2.3,
-    "profile.fit": 2.3, "profile.scan": 2.4, "profile.facts": 2.4, "profile.files": 2.4,
     "sdk.stores": 2, "sdk.arrays": 2, "sdk.columns": 2.1, "sdk.exposed": 2.1, "sdk.spool": 2.1,
     "sdk.tally": 2.2, "sdk.sender": 2.2, "sdk.lifecycle": 2.5, "sdk.builder": 2.3, "sdk.pipeline": 2.6,
     "sdk.logger": 2.7, "sdk": 2.8,
+    "profile.fit": 2.3, "profile.slices": 2.25, "profile.slicer": 2.3,
+    "profile.scan": 2.4, "profile.facts": 2.4, "profile.files": 2.4,
     # 3: one module per computation; sources and results
     "infer": 3, "datadocs": 3, "quality": 3.1, "alerts": 3,
     "drift.multivariate": 3, "drift.statistics": 3, "drift.baseline": 3, "drift.moments": 3.1, "drift.ranks": 3.1,
-    "drift.significance": 3.2, "drift.policy": 3.3, "drift.measures": 3.3,
+    "drift.windows": 3.1, "drift.sliced": 3.4, "drift.significance": 3.2, "drift.policy": 3.3, "drift.measures": 3.3,
     "performance.intervals": 3, "performance.formulas": 3.1, "performance.scores": 3.2, "performance.outcomes": 3.3,
     "performance.labels": 3, "performance.degradation": 3.1, "performance.counted": 3, "performance.service": 3.1,
     "performance.evaluation": 3.4, "performance.parts": 3.5,
@@ -45,7 +46,7 @@ FLOORS: dict[str, float] = {
     # 5: the checks, which a task and a command share
     "checks.reference": 5, "checks.context": 5,
     "checks.levels": 5, "checks.run": 5.1, "checks.pull": 5.2,
-    "checks.quality": 5.2, "checks.drift": 5.2,
+    "checks.quality": 5.2, "checks.segments": 5.15, "checks.drift": 5.2,
     "checks.evaluation": 5.2, "checks.performance": 5.3, "checks.importance": 5.3, "diagnosis": 5.4,
     "checks.multivariate": 5.3, "checks.triage": 5.5, "checks": 5.6,
     "acceptance": 5.7,

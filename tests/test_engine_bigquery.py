@@ -272,7 +272,9 @@ def test_bigquery_keeps_the_contract_of_all_engines(emulator: Emulator, tmp_path
         return scan
 
     for engine_name, engine in ENGINES.items():
-        contract.same_as_local(case, tmp_path / engine_name, scanned(engine))
+        # SQL counts no slices, and the table `drift` says so
+        slicing = contract.SLICING if engine_name == "streamed" else None
+        contract.same_as_local(case, tmp_path / engine_name, scanned(engine), slicing=slicing)
 
 
 # --- what may be billed, and who pays ---

@@ -41,6 +41,7 @@ from hindcast.performance.parts import evaluate_part
 from hindcast.profile.bins import Bins
 from hindcast.profile.facts import sidecar_files
 from hindcast.profile.scan import Expected
+from hindcast.profile.slices import VERSION, Slicing
 from hindcast.sources import open_source
 from hindcast.sources.base import LogObject, Manifest, Source
 from hindcast.sources.folder import Folder
@@ -56,6 +57,12 @@ BINS = Bins(
     (np.array([0.0, 1.0, 2.0]), np.linspace(-3, 3, 40), np.array([0.25, 0.5, 0.75])),
     ("feature_c", "feature_d", "prediction"),
     (("x", "y"), ("red", "green"), ("0", "1")),
+)
+# A segment of known values that is a feature, one of any value that is not, and the versions.
+SLICING = Slicing(
+    BINS,
+    (np.array([0.0, 2.0]), np.linspace(-3, 3, 40)[::2], np.array([0.5])),
+    {"c": {"feature_c": ("x", "z"), "c": None}, "segment": {"segment": None}, VERSION: {VERSION: None}},
 )
 EXPECTED = Expected({"feature_b": (-1.0, 2.0)}, {"feature_c": frozenset("xy")})
 Scanned = Callable[["Case", Plan], Scan]
@@ -252,7 +259,7 @@ def plan_of(case: Case, folder: Path) -> Plan:
     return Plan(
         source=source, manifest=source.manifest(START, END), bins=BINS, expected=EXPECTED, start=START, end=END,
         numeric_prediction=case.numeric_prediction, extra=("segment", "revenue", "feature_c"), sample_rows=150,
-        sidecar=folder.with_name(f"{folder.name}-facts") / "hour.parquet",
+        sidecar=folder.with_name(f"{folder.name}-facts") / "hour.parquet", slicing=SLICING,
     )  # fmt: skip
 
 
@@ -269,6 +276,7 @@ def seen(scan: Scan, sidecar: Path) -> dict[str, Any]:
     sample = scan.sample.table()
     return {
         "profile": scan.profile.to_bytes(),
+        "slices": None if scan.slices is None else scan.slices.to_bytes(),
         "noted": scan.noted.to_json(),
         "duplicates": scan.duplicates,
         "unknown": scan.unknown,
@@ -280,9 +288,9 @@ def seen(scan: Scan, sidecar: Path) -> dict[str, Any]:
     }
 
 
-def same_as_local(case: Case, folder: Path, scanned: Scanned) -> None:
+def same_as_local(case: Case, folder: Path, scanned: Scanned, *, slicing: Slicing | None = SLICING) -> None:
     """The contract: an engine sees in a case what the local engine sees."""
-    plan = plan_of(case, folder / "logs")
+    plan = replace(plan_of(case, folder / "logs"), slicing=slicing)
     local, other = (replace(plan, sidecar=folder / name / "hour.parquet") for name in ("local", "other"))
     expected = seen(LocalEngine().scan(local), local.sidecar)
     found = seen(scanned(case, other), other.sidecar)

@@ -87,6 +87,30 @@ def alert(number: int, opened: datetime, resolved: datetime | None, name: str = 
     }
 
 
+def test_references_go_when_no_profile_has_their_bins_any_more(store: Store) -> None:
+    def fitted(digest: str, bins: str, day: int, name: str = "flights") -> dict[str, Any]:
+        at = DAY + day * 24 * HOUR
+        return {
+            "model_name": name, "reference_digest": digest, "bins_digest": bins, "rows": 1,
+            "profile": b"", "pieces": b"", "recorded_at": at,
+        }  # fmt: skip
+
+    add(store, tables.references, fitted("old", "b0", 0), fitted("used", "b1", 1), fitted("new", "b2", 2))
+    add(store, tables.references, fitted("old", "b0", 0, "another"))
+    slices = {"model_name": "flights", "slicing_digest": "s", "content": b""}
+    add(store, tables.reference_slices, *({**slices, "reference_digest": digest} for digest in ("old", "new")))
+    profile = {"model_name": "flights", "bins_digest": "b1", "rows": 1, "profile": b""}
+    add(store, tables.profiles, {**profile, "window_start": DAY})
+    sample = store.artifacts / "references" / "flights" / "old.parquet"
+    sample.parent.mkdir(parents=True)
+    sample.touch()
+    counts = maintenance.retention(store, model(), DAY)
+    assert (counts["references"], counts["reference_slices"], sample.exists()) == (1, 1, False)
+    left = [(row["model_name"], row["reference_digest"]) for row in store.rows(tables.references)]
+    assert left == [("another", "old"), ("flights", "new"), ("flights", "used")]
+    assert [row["reference_digest"] for row in store.rows(tables.reference_slices)] == ["new"]
+
+
 def test_a_day_is_counted_hour_by_hour(store: Store) -> None:
     add(
         store,
@@ -188,6 +212,7 @@ CONTENT: dict[str, dict[str, Any]] = {
     "importance": {"feature": "a", "status": "ok"},
     "checks": {"check": "pull", "status": "ok", "as_of": DAY},
     "outcomes": {"label_age_hours": 0, "outcomes": b""},
+    "slices": {"bins_digest": "b", "content": b""},
     "profiles": {"bins_digest": "x", "rows": 1, "profile": b""},
     "memory": {"check": "drift", "content": b""},
     "episodes": {"check": "drift", "subject": "a"},

@@ -29,6 +29,7 @@ from pydantic import (
     model_validator,
 )
 
+from hindcast import baselines
 from hindcast.calendar import LONGEST, Calendar, Repeat, moment_of
 from hindcast.errors import ConfigError
 from hindcast.metrics import METRICS
@@ -109,6 +110,13 @@ def _in_cron(field: str, bounds: tuple[int, int]) -> bool:
     parts = [re.fullmatch(r"(?:\*|([0-9]{1,2})(?:-([0-9]{1,2}))?)(?:/[1-9][0-9]?)?", part) for part in field.split(",")]
     numbers = [int(number) for part in parts if part for number in part.groups() if number]
     return all(parts) and all(bounds[0] <= number <= bounds[1] for number in numbers)
+
+
+def _known_baseline(name: str) -> str:
+    if not baselines.known(name):
+        message = f"is no baseline; allowed: {baselines.ALLOWED}"
+        raise ValueError(message)
+    return name
 
 
 Moment = Annotated[datetime, BeforeValidator(_as_moment)]
@@ -200,7 +208,8 @@ class Drift(_Section):
 
     `effect_floor` is the smallest effect at 1 hour that matters, in σ or Jensen-Shannon distance; at longer scales it
     is smaller in the policy's own proportion. `scales` are the hours of the windows that may wake somebody. A level
-    that an alert was about is accepted after `accept_after_hours`, or never.
+    that an alert was about is accepted after `accept_after_hours`, or never. `baselines` are what the rows of the table
+    `drift` are held against; without `reference` or `seasonal` the policy does not judge by it either.
     """
 
     budget_false_alarms_per_week: float = Field(1.0, gt=0, le=100)
@@ -209,6 +218,14 @@ class Drift(_Section):
     effect_floor: float = Field(0.10, ge=0, le=10)
     scales: tuple[Literal[1, 6, 24], ...] | None = Field(None, min_length=1)
     accept_after_hours: int | None = Field(168, ge=24, le=24 * 365)
+    baselines: tuple[Annotated[str, AfterValidator(_known_baseline)], ...] = Field(baselines.DEFAULT, min_length=1)
+
+    @model_validator(mode="after")
+    def _something_decides(self) -> Drift:
+        if not {"reference", "seasonal"}.intersection(self.baselines):
+            message = "baselines must hold reference or seasonal: only these decide, the others are shown beside them"
+            raise ValueError(message)
+        return self
 
 
 class Quiet(_Section):

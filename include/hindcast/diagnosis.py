@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from hindcast.checks.evaluation import segment_score, sums_from_bytes
 from hindcast.checks.performance import PRIMARY
+from hindcast.checks.segments import drifted_segments
+from hindcast.drift.sliced import EFFECT
 from hindcast.metrics import METRICS
 from hindcast.profile.bins import outputs_among
 from hindcast.results import tables
@@ -66,6 +68,7 @@ class Diagnosis:
     baseline: float | None
     parts: list[Part] = field(default_factory=list)
     drifted: list[str] = field(default_factory=list)
+    segments: list[str] = field(default_factory=list)
     failed: list[str] = field(default_factory=list)
     alerts: list[str] = field(default_factory=list)
     cause: str = ""
@@ -82,6 +85,7 @@ class Diagnosis:
             lines.append(f"{self.metric}: {self.value:.3g} against {self.baseline:.3g} in the days before{change}{age}")
         lines.append(f"Likely cause: {self.cause}")
         lines += [f"  {part.says}" for part in self.parts]
+        lines += ["Drifted in segments:", *(f"  {item}" for item in self.segments)] if self.segments else []
         for title, found in (("Drifted", self.drifted), ("Data quality", self.failed), ("Alerts", self.alerts)):
             lines += [f"{title}:", *(f"  {item}" for item in found)] if found else [f"{title}: nothing"]
         return "\n".join(lines)
@@ -109,15 +113,16 @@ def diagnose(
     value, baseline = _whole(model.task, now), _whole(model.task, then)
     parts = _parts(model, now, then)
     drifted, failed = _findings(store, model, start, end)
+    segments = _segments(store, model, start, end)
     if alerts is None:
         alerts = store.rows(tables.alerts, tables.alerts.c.opened_at <= end, model_name=model.model)
     open_then = [a for a in alerts if a["resolved_at"] is None or a["resolved_at"] > start]
     from hindcast.incidents import symptom
 
     return Diagnosis(
-        model.model, start, end, metric, age, value, baseline, parts, drifted, failed,
+        model.model, start, end, metric, age, value, baseline, parts, drifted, segments, failed,
         [f"since {time_text(a['opened_at'])}: {symptom(a)}" for a in open_then],
-        _cause(metric, value, baseline, parts, drifted, failed),
+        _cause(metric, value, baseline, parts, drifted or segments, failed),
     )  # fmt: skip
 
 
@@ -204,6 +209,22 @@ def _findings(store: Store, model: ModelFile, start: datetime, end: datetime) ->
             title = METRICS[row["metric"]].title if row["metric"] in METRICS else row["metric"]
             into.setdefault(f"{row['subject']} {row['metric']}", f"{row['subject']}: {title} ({row['reason']})")
     return sorted(drifted.values()), sorted(failed.values())
+
+
+def _segments(store: Store, model: ModelFile, start: datetime, end: datetime) -> list[str]:
+    """Features that drifted in a segment and not in the whole, by the baseline of earlier hours where there is one."""
+    table = tables.drift
+    within = (table.c.window_start >= start, table.c.window_start < end)
+    rows = store.rows(table, *within, model_name=model.model, metric=EFFECT, scale_hours=1, drifted=True)
+    whole = {(row["window_start"], row["baseline"], row["feature"]) for row in rows if row["segment"] == "*"}
+    own = [row for row in rows if (row["window_start"], row["baseline"], row["feature"]) not in whole]
+    seasonal = [row for row in own if row["baseline"] == "seasonal"]
+    found = drifted_segments(seasonal or own)[:_SHOWN]
+    return [
+        f"{row['segment']}: {row['feature']}, {'1 hour' if hours == 1 else f'{hours} hours'}, Jensen-Shannon distance "
+        f"{row['value']:.2g} ({row['reason']})"
+        for row, hours in found
+    ]
 
 
 def _cause(

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import delete
+from sqlalchemy import delete, select
 
 from hindcast.results import tables
 from hindcast.window import HOUR, hours
@@ -20,6 +20,8 @@ from hindcast.window import HOUR, hours
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
+
+    from sqlalchemy import Connection
 
     from hindcast.config import ModelFile
     from hindcast.results.sql import Row, Store
@@ -68,7 +70,7 @@ class Keep:
 
 # What is kept for `detail`, `profiles` and `artifacts` days; files lie at <artifacts>/<kind>/<model>/<window>.<suffix>.
 DETAIL = (tables.quality, tables.drift, tables.performance, tables.importance, tables.checks, tables.outcomes)
-LEARNT = (tables.profiles, tables.memory, tables.episodes)
+LEARNT = (tables.profiles, tables.slices, tables.memory, tables.episodes)
 DETAIL_FILES = ("datadocs",)
 ROW_FILES = ("facts", "samples")
 
@@ -173,10 +175,28 @@ def retention(store: Store, model: ModelFile, day: datetime, keep: Keep | None =
             for table in group:
                 old = (table.c.model_name == model.model) & (table.c.window_start < before)
                 counts[table.name] = connection.execute(delete(table).where(old)).rowcount
+        counts |= _delete_references(store, model, connection)
         if any(counts.values()):
             store.append_audit(
                 connection, actor="retention", action="delete", content=counts, model_name=model.model, window_start=day
             )
+    return counts
+
+
+def _delete_references(store: Store, model: ModelFile, connection: Connection) -> dict[str, int]:
+    """Delete fitted references that no stored profile has the bins of, their samples first; the newest stays."""
+    table, profiles = tables.references, tables.profiles
+    fitted = select(table.c.reference_digest, table.c.bins_digest).where(table.c.model_name == model.model)
+    digests = [tuple(row) for row in connection.execute(fitted.order_by(table.c.recorded_at))]
+    used = select(profiles.c.bins_digest).where(profiles.c.model_name == model.model).distinct()
+    in_use = {*connection.execute(used).scalars(), *(bins for _, bins in digests[-1:])}
+    gone = [digest for digest, bins in digests if bins not in in_use]
+    for digest in gone:
+        (store.artifacts / "references" / model.model / f"{digest}.parquet").unlink(missing_ok=True)
+    counts = {}
+    for each in (tables.reference_slices, table):
+        old = (each.c.model_name == model.model) & each.c.reference_digest.in_(gone)
+        counts[each.name] = connection.execute(delete(each).where(old)).rowcount if gone else 0
     return counts
 
 

@@ -7,9 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from hindcast.baselines import PREVIOUS_WINDOW
 from hindcast.checks.context import release
 from hindcast.checks.levels import accepted, hours_before, just_accepted, left_out
 from hindcast.checks.run import Result, Run
+from hindcast.checks.segments import segment_rows
+from hindcast.drift import windows
 from hindcast.drift.baseline import SCALES, TIERS, Comparison, Totals, comparisons
 from hindcast.drift.measures import FURTHER, PRIMARY, measure, p_of
 from hindcast.drift.policy import EFFECT_FLOOR, LEAST_ROWS, Decision, Series, decide, pseudo_hours, series_of
@@ -159,7 +162,7 @@ def _decide(
 ) -> tuple[list[Comparison], list[Decision], Memory]:
     """Compare the hours that end with one with what was usual before, and decide."""
     settings, known = run.model.drift, accepted(run.acceptances, _KINDS, start)
-    compared = _comparisons(run, start, inside, known)
+    compared = [c for c in _comparisons(run, start, inside, known) if _wanted(settings.baselines, c.tier)]
     before = list(past.values())
     fresh = just_accepted(known, max(past, default=None))
     if before and fresh:
@@ -179,6 +182,11 @@ def _decide(
     return compared, decisions, memory
 
 
+def _wanted(baselines: Sequence[str], tier: str) -> bool:
+    """Whether the model file has a tier judge: `seasonal` stands for all that are made of earlier hours."""
+    return ("reference" if tier == "reference" else "seasonal") in baselines
+
+
 def _comparisons(
     run: Run, start: datetime, inside: Mapping[datetime, frozenset[str]], known: Mapping[str, Row]
 ) -> list[Comparison]:
@@ -191,6 +199,7 @@ def _comparisons(
         if subjects not in masks:
             masks[subjects] = np.array([column in subjects for column in columns])
         flags[hour] = masks[subjects]
+    run.memories["left out"] = flags
     return comparisons(start, run.history, reference_totals(run), flags, run.model.zone, weeks=weeks)
 
 
@@ -292,13 +301,9 @@ def _rows(
     """One-hour rows: features and outputs, against the reference and against the best seasonal baseline there is."""
     hourly = {c.tier: c for c in compared if c.scale == 1}
     decided = {d.series.name: d for d in decisions if d.scale == 1}
-    chosen = {
-        "reference": hourly.get("reference"),
-        "seasonal": next((hourly[tier] for tier in TIERS[:-1] if tier in hourly), None),
-        "previous_version": _previous_version(run, hourly.get("reference")),
-    }
     rows = []
-    for baseline, comparison in chosen.items():
+    for baseline in run.model.drift.baselines:
+        comparison = _chosen(run, baseline, hourly)
         if comparison is None:
             continue
         # The textbook is whole beside the reference; the seasonal baseline has what is primary, to keep an hour cheap.
@@ -313,6 +318,7 @@ def _rows(
             if status == "ok" and decision and decision.drifted is None and decision.tier == comparison.tier:
                 status, reason = "insufficient_data", decision.reason
             rows += _metric_rows(run, column, name, baseline, comparison, found, decision, status, reason, version)
+    rows += segment_rows(run, _columns(run), run.memories["left out"])
     crowded = {run.reference.bins.subjects[column]: share for column, share in run.reference.high_cardinality.items()}
     for row in rows:
         planned = run.model.calendar.planned(row["feature"], run.window.start)
@@ -322,6 +328,36 @@ def _rows(
         if share:
             row["reason"] += f"; {share:.0%} of the reference's rows have a value without a bin: these count as one"
     return rows
+
+
+def _columns(run: Run) -> dict[str, tuple[str, str, str]]:
+    """Column -> what it is called, and what can be said of it at all: of the slices too."""
+    return {
+        column: (name, *status_of(run.profile, run.reference.profile, column))
+        for column, name in _shown(run, "reference").items()
+    }
+
+
+def _chosen(run: Run, baseline: str, hourly: Mapping[str, Comparison]) -> Comparison | None:
+    """The window beside a baseline of the model file; None where that has no hours."""
+    if baseline == "reference":
+        return hourly.get("reference")
+    if baseline == "seasonal":
+        return next((hourly[tier] for tier in TIERS[:-1] if tier in hourly), None)
+    if not hourly:
+        return None
+    now = next(iter(hourly.values()))
+    if baseline == "previous_version":
+        return _previous_version(run, now)
+    start, zone = run.window.start, run.model.zone
+    wanted = windows.hours_of(baseline, start, run.history.rows(windows.candidates(baseline, start, zone)), zone)
+    if not wanted.hours:
+        return None
+    # As the policy's own baselines, without the hours of incidents; the window before is what it was.
+    flags = {} if baseline == PREVIOUS_WINDOW else run.memories["left out"]
+    run.history.want(wanted.hours)
+    then = run.history.sum_of(("chosen", baseline), {hour: flags.get(hour) for hour in wanted.hours})
+    return Comparison(baseline, 1, now.current, then, 100, wanted.says)
 
 
 def _shown(run: Run, baseline: str) -> dict[str, str]:
@@ -335,10 +371,10 @@ def _shown(run: Run, baseline: str) -> dict[str, str]:
     return shown
 
 
-def _previous_version(run: Run, now: Comparison | None) -> Comparison | None:
+def _previous_version(run: Run, now: Comparison) -> Comparison | None:
     """For a week after a release, the hour beside the last week of the version before: shown, deciding nothing."""
     found = release(run, run.window.start)
-    if found is None or now is None:
+    if found is None:
         return None
     run.history.want(found.hours)
     then = run.history.sum_of(("version", found.at), dict.fromkeys(found.hours))

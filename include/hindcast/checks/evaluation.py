@@ -47,13 +47,8 @@ _HELD_FILES, _HELD_ROWS = 256, 4_000_000
 
 def question(run: Run) -> Question:
     """What is asked of every window of a model: of segments that the reference knows, the values it knows best."""
-    bins, most = run.reference.bins, run.model.performance.max_segment_values
-    known = dict(zip(bins.categorical, bins.categories, strict=True))
-    segments = tuple(
-        Segment(name, {column: tuple(known[column][:most]) if column in known else None for column in columns})
-        for name, columns in run.segment_columns.items()
-    )
-    return Question(run.model.task, run.model.positive_class, segments, most)
+    segments = tuple(Segment(name, columns) for name, columns in run.segment_values.items())
+    return Question(run.model.task, run.model.positive_class, segments, run.model.performance.max_segment_values)
 
 
 def evaluate(run: Run, window: Window, moments: Sequence[datetime]) -> list[Evaluation] | None:

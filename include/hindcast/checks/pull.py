@@ -69,6 +69,7 @@ def _plan(run: Run, manifest: Manifest) -> Plan:
         sample_rows=run.model.explain.sample_rows,
         sidecar=run.artifact("facts", ".parquet"),
         drop_duplicates=run.model.logs.duplicates == "drop",
+        slicing=run.slicing,
     )
 
 
@@ -163,8 +164,20 @@ def _result(run: Run, manifest: Manifest, choice: Choice, scan: Scan) -> Result:
         "engine": choice.name,
     }
     error = SourceUnreadable(f"{run.model.model} {run.window}: {reason}") if status == "failed" else None
-    writes = (("windows", run.key, [row]), ("profiles", run.key, stored if status != "failed" else []))
+    writes = (
+        ("windows", run.key, [row]),
+        ("profiles", run.key, stored if status != "failed" else []),
+        ("slices", run.key, _sliced(run, scan) if status != "failed" else []),
+    )
     return Result("pull", status, reason, writes, facts, error)
+
+
+def _sliced(run: Run, scan: Scan) -> list[dict[str, Any]]:
+    """The slices' row; none where there are no segments, and one version: its slice is the whole."""
+    if scan.slices is None or (not run.model.segments and len(scan.slices.rows) < 2):
+        return []
+    digest = scan.slices.slicing.digest
+    return [{**run.key, "bins_digest": digest, "content": scan.slices.to_bytes()}]
 
 
 def _late(run: Run, manifest: Manifest, rows: int) -> dict[str, Any]:

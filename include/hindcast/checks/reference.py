@@ -23,6 +23,7 @@ from hindcast.profile.hashing import fingerprint64
 from hindcast.profile.profile import Sparse, high_cardinality
 from hindcast.profile.sampling import Sample
 from hindcast.profile.scan import Scanner
+from hindcast.profile.slices import Slices
 from hindcast.results import tables
 from hindcast.sources.files import opened as opened_files
 from hindcast.sources.files import parquet_files
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from hindcast.config import Feature, ModelFile
     from hindcast.profile.bins import Bins
     from hindcast.profile.profile import Profile
+    from hindcast.profile.slices import Slicing
     from hindcast.results.sql import Store
     from hindcast.sources.base import Source
 
@@ -134,6 +136,29 @@ def _write_sample(sample: Sample, path: Path) -> None:
     temporary.replace(path)
 
 
+def reference_slices(
+    model: ModelFile, store: Store, logs: Source | None, reference: Reference, slicing: Slicing
+) -> Slices:
+    """Segments of the reference: stored, or counted now, once; none where the model file has none.
+
+    Raises
+    ------
+    SourceMissing, SourceUnreadable
+        It must be read again, and the reference is not there.
+    """
+    key = {"model_name": model.model, "reference_digest": reference.digest, "slicing_digest": slicing.asked}
+    if not model.segments:
+        return Slices(slicing)
+    rows = store.rows(tables.reference_slices, **key)
+    if rows:
+        return Slices.from_bytes(rows[0]["content"], slicing)
+    scanner = _scanned(model, reference.bins, _open(model, logs), None, slicing)
+    found = scanner.slices or Slices(slicing)
+    with store.transaction() as connection:
+        store.replace(connection, tables.reference_slices, [{**key, "content": found.to_bytes()}], **key)
+    return found
+
+
 class _Sampled:
     """Sink of the scan that keeps a sample: by the hash of the id, or of the row's number where it has none."""
 
@@ -171,9 +196,19 @@ def fit(model: ModelFile, opened: Sequence[pq.ParquetFile], sample: Sample | Non
 
 
 def _scan(model: ModelFile, bins: Bins, opened: Sequence[pq.ParquetFile], sample: Sample | None) -> Profile:
+    return _scanned(model, bins, opened, sample).profile
+
+
+def _scanned(
+    model: ModelFile,
+    bins: Bins,
+    opened: Sequence[pq.ParquetFile],
+    sample: Sample | None,
+    slicing: Slicing | None = None,
+) -> Scanner:
     prefix, _ = feature_columns(list(column_types(opened)))
     sink = _Sampled(sample) if sample is not None else None
-    scanner = Scanner(bins, sink=sink, prefix=prefix, threads=usable_threads())
+    scanner = Scanner(bins, sink=sink, prefix=prefix, slicing=slicing, threads=usable_threads())
     try:
         with scanner.gathering():
             for file in opened:
@@ -181,7 +216,7 @@ def _scan(model: ModelFile, bins: Bins, opened: Sequence[pq.ParquetFile], sample
     except (OSError, pa.ArrowException) as error:
         message = f"reference of {model.model}: cannot be read: {error}"
         raise SourceUnreadable(message) from error
-    return scanner.profile
+    return scanner
 
 
 def _pieces(bins: Bins, opened: Sequence[pq.ParquetFile]) -> bytes:

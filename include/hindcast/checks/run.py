@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 from hindcast import config as configuration
 from hindcast.checks.context import stamped
-from hindcast.checks.reference import Reference, load_reference
+from hindcast.checks.reference import Reference, load_reference, reference_slices
 from hindcast.drift.baseline import History
 from hindcast.errors import HindcastError, SourceUnreadable, UsageError
 from hindcast.profile.profile import Profile
+from hindcast.profile.slices import VERSION, Slices, Slicing
 from hindcast.results import tables
 from hindcast.results.sql import Store
 from hindcast.sources import open_source
@@ -93,7 +94,7 @@ class Run:
     def at(self, window: Window, as_of: datetime) -> Run:
         """The same model at another window, sharing what is open."""
         other = Run(self.model, window, as_of, self.store, publish=self.publish)
-        for name in ("logs", "labels", "reference", "history", "outcomes", "memories"):
+        for name in ("logs", "labels", "reference", "slicing", "reference_slices", "history", "outcomes", "memories"):
             if name in self.__dict__:
                 other.__dict__[name] = self.__dict__[name]
         return other
@@ -113,6 +114,16 @@ class Run:
         """Segment -> columns of the log that may hold it, the feature first."""
         return {name: (f"feature_{name}", name) for name in self.model.segments}
 
+    @property
+    def segment_values(self) -> dict[str, dict[str, tuple[str, ...] | None]]:
+        """Segment -> column of the log -> the values that the reference knows best, None where it knows none."""
+        bins, most = self.reference.bins, self.model.performance.max_segment_values
+        known = dict(zip(bins.categorical, bins.categories, strict=True))
+        return {
+            name: {column: tuple(known[column][:most]) if column in known else None for column in columns}
+            for name, columns in self.segment_columns.items()
+        }
+
     @cached_property
     def logs(self) -> Source:
         """Where the prediction logs are."""
@@ -128,6 +139,17 @@ class Run:
     def reference(self) -> Reference:
         """The fitted reference, from the store or fitted now."""
         return load_reference(self.model, self.store, self.logs if self.model.reference.uri is None else None)
+
+    @cached_property
+    def slicing(self) -> Slicing:
+        """Segments, of the values that the reference knows best, and versions."""
+        return Slicing.of(self.reference.profile, {**self.segment_values, VERSION: {VERSION: None}})
+
+    @cached_property
+    def reference_slices(self) -> Slices:
+        """Segments of the reference, from the store or counted now."""
+        logs = self.logs if self.model.reference.uri is None else None
+        return reference_slices(self.model, self.store, logs, self.reference, self.slicing)
 
     @cached_property
     def history(self) -> History:
@@ -148,6 +170,10 @@ class Run:
     def memories(self) -> dict[Any, Any]:
         """Policy memories of earlier windows, held between the windows of a replay."""
         return {}
+
+    def wholes(self, hours: Sequence[datetime]) -> dict[datetime, bytes]:
+        """Stored profiles of some hours."""
+        return self._profiles(hours)
 
     def _profiles(self, hours: Sequence[datetime], column: str = "profile") -> dict[datetime, Any]:
         table, found = tables.profiles, {}

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from hindcast.profile.profile import Profile
     from hindcast.profile.sampling import Sample
     from hindcast.profile.scan import Expected
+    from hindcast.profile.slices import Slices, Slicing
     from hindcast.sources.base import Manifest, Source
 
 
@@ -43,6 +44,8 @@ class Plan:
         Where the row facts go: one Parquet file, or a folder of them.
     drop_duplicates : bool
         Of rows with one id leave out all but one (`hindcast.engines.repeats`); the local engine alone does.
+    slicing : Slicing, optional
+        Segments and versions to profile in coarse bins beside the whole.
     """
 
     source: Source
@@ -56,6 +59,7 @@ class Plan:
     sample_rows: int
     sidecar: Path
     drop_duplicates: bool = False
+    slicing: Slicing | None = None
 
 
 @dataclass(frozen=True)
@@ -76,6 +80,8 @@ class Scan:
         Objects that could not be read -> why.
     dropped : int
         How many of the duplicates were left out.
+    slices : Slices, optional
+        Of the rows, where the plan has a slicing.
     """
 
     profile: Profile
@@ -85,6 +91,7 @@ class Scan:
     unknown: frozenset[str] = frozenset()
     faults: dict[str, str] = field(default_factory=dict)
     dropped: int = 0
+    slices: Slices | None = None
 
 
 class Engine(Protocol):

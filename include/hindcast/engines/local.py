@@ -59,7 +59,7 @@ def row_facts(plan: Plan) -> RowFacts:
 
 def _scan(plan: Plan, faults: dict[str, str]) -> Scan:
     facts = row_facts(plan)
-    scanner = Scanner(plan.bins, plan.expected, facts, threads=usable_threads())
+    scanner = Scanner(plan.bins, plan.expected, facts, slicing=plan.slicing, threads=usable_threads())
     known = {*plan.bins.numeric, *plan.bins.categorical}
     unknown: set[str] = set()
     objects = [item for item in plan.manifest.objects if item.name not in faults]
@@ -69,8 +69,10 @@ def _scan(plan: Plan, faults: dict[str, str]) -> Scan:
         for number, item in enumerate(objects):
             unknown |= _read(scanner, facts, plan, item, faults, partial(repeats.kept, number)) - known
     facts.close()
-    duplicates = facts.duplicates.count() + repeats.rows
-    return Scan(scanner.profile, facts.noted, facts.sample, duplicates, frozenset(unknown), faults, repeats.rows)
+    duplicates, unseen = facts.duplicates.count() + repeats.rows, frozenset(unknown)
+    return Scan(
+        scanner.profile, facts.noted, facts.sample, duplicates, unseen, faults, repeats.rows, slices=scanner.slices
+    )
 
 
 def _announce(plan: Plan, objects: Sequence[LogObject]) -> None:

@@ -26,6 +26,7 @@ from hindcast.profile.columns import conformed, positions
 from hindcast.profile.facts import Sidecar, united
 from hindcast.profile.profile import Profile
 from hindcast.profile.sampling import DuplicateCounter
+from hindcast.profile.slices import Slices
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -93,21 +94,26 @@ class Found:
             0,  # the same id may be in another unit: buckets count
             mine.unknown | more.unknown,
             {**more.faults, **mine.faults},  # of two pieces of one object, the first tells
+            slices=mine.slices + more.slices if mine.slices and more.slices else None,
         )
         return Found(scan, united(self.schema, other.schema))
 
     def to_bytes(self) -> bytes:
         """Without the bins, which every task has."""
         scan = self.scan
-        parts = (scan.profile.to_bytes(), scan.noted, scan.sample, scan.unknown, scan.faults, self.schema)
+        slices = scan.slices and scan.slices.to_bytes()
+        parts = (scan.profile.to_bytes(), scan.noted, scan.sample, scan.unknown, scan.faults, slices, self.schema)
         return pickle.dumps(parts)
 
     @classmethod
     def from_bytes(cls, content: bytes, plan: Plan) -> Found:
         """Read what `to_bytes` wrote."""
         # from a task of the same job, as all that Spark hands over
-        profile, noted, sample, unknown, faults, schema = pickle.loads(content)  # noqa: S301
-        return cls(Scan(Profile.from_bytes(profile, plan.bins), noted, sample, 0, unknown, faults), schema)
+        profile, noted, sample, unknown, faults, sliced, schema = pickle.loads(content)  # noqa: S301
+        slices = Slices.from_bytes(sliced, plan.slicing) if sliced and plan.slicing else None
+        return cls(
+            Scan(Profile.from_bytes(profile, plan.bins), noted, sample, 0, unknown, faults, slices=slices), schema
+        )
 
 
 @dataclass(frozen=True)

@@ -482,8 +482,11 @@ def texts(values: pa.Array) -> tuple[pa.Array, Integers] | None:
     if not pa.types.is_dictionary(values.type):
         if pa.types.is_nested(values.type):
             return None
-        values = _encoded(values)
-    names = as_text(values.dictionary) if values is not None else None
+        encoding = encoded(values)
+        if encoding is None:
+            return None
+        values = encoding
+    names = as_text(values.dictionary)
     if names is None:
         return None
     absent = nulls(values.indices)
@@ -497,7 +500,16 @@ def texts(values: pa.Array) -> tuple[pa.Array, Integers] | None:
     return names, rows
 
 
-def _encoded(values: pa.Array) -> pa.DictionaryArray | None:
+def encoded(values: pa.Array) -> pa.DictionaryArray | None:
+    """Values as a dictionary, of text where Arrow knows none of their type; None where they have no text form.
+
+    Examples
+    --------
+    >>> encoded(pa.array(["x", None, "x"])).indices.to_pylist()
+    [0, None, 0]
+    """
+    if pa.types.is_dictionary(values.type):
+        return values
     try:
         return values.dictionary_encode()
     except pa.ArrowNotImplementedError:

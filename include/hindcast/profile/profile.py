@@ -140,7 +140,7 @@ class Profile:
         sums = self.sums.ravel()[summed].astype("<i8").view(np.uint8).reshape(-1, 8).T
         arrays = [*whole, sums, self.low.astype("<f8"), self.high.astype("<f8")]
         body = b"".join([struct.pack("<I", len(text)), text, *(a.tobytes() for a in arrays)])
-        packed = bytes(_codec().compress(body, asbytes=True))
+        packed = bytes(codec().compress(body, asbytes=True))
         return _MAGIC + _FRAME.pack(len(body), zlib.crc32(packed, len(body))) + packed
 
     @classmethod
@@ -237,7 +237,7 @@ class Sparse:
         if zlib.crc32(packed, length) != checksum:
             message = "its checksum is wrong"
             raise ValueError(message)
-        body = _codec().decompress(packed, length, asbytes=True)
+        body = codec().decompress(packed, length, asbytes=True)
         (size,) = struct.unpack_from("<I", body)
         header = json.loads(body[4 : 4 + size])
         if header["bins"] != bins.digest:
@@ -262,7 +262,7 @@ class Sparse:
 
 
 @lru_cache
-def _codec() -> Any:
+def codec() -> Any:
     """A baseline opens hundreds of profiles: zstandard opens one in a quarter of zlib's time, of half the bytes."""
     import pyarrow as pa
 

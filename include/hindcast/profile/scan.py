@@ -23,6 +23,7 @@ from hindcast.profile.columns import (
     Rows,
     arrow,
     buffer_values,
+    encoded,
     nulls,
     numbers,
     positions,
@@ -43,6 +44,7 @@ from hindcast.profile.profile import (
     NULL_CATEGORY,
     Profile,
 )
+from hindcast.profile.slicer import Slicer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -51,6 +53,8 @@ if TYPE_CHECKING:
     import pyarrow.parquet as pq
 
     from hindcast.profile.bins import Bins
+    from hindcast.profile.slicer import Coded
+    from hindcast.profile.slices import Slices, Slicing
 
     Floats = np.ndarray[tuple[int, ...], np.dtype[np.float64]]
     Integers = np.ndarray[tuple[int, ...], np.dtype[np.int64]]
@@ -133,6 +137,8 @@ class Scanner:
     sink : RowSink, optional
     prefix : str
         What the files call ``feature_<name>``: a training file may leave the prefix out.
+    slicing : Slicing, optional
+        Count the rows of these slices too.
     threads : int
         How many columns of a large block are read at once; the profile is the same for any number.
 
@@ -168,6 +174,7 @@ class Scanner:
         sink: RowSink | None = None,
         *,
         prefix: str = "feature_",
+        slicing: Slicing | None = None,
         threads: int = 1,
     ) -> None:
         self.bins = bins
@@ -175,6 +182,7 @@ class Scanner:
         self.sink = sink
         self.threads = threads
         self.profile = Profile.empty(bins)
+        self._slicer = Slicer(slicing, prefix) if slicing else None
         self._local = threading.local()
         self._pool: ThreadPoolExecutor | None = None
         self._pending: _Pending | None = None
@@ -184,6 +192,11 @@ class Scanner:
         self._sources = {c: source_name(c, prefix) for c in (*bins.numeric, *bins.categorical)}
         self._numeric_at = {name: i for i, name in enumerate(bins.numeric)}
         self._categorical_at = {name: i for i, name in enumerate(bins.categorical)}
+
+    @property
+    def slices(self) -> Slices | None:
+        """What the slices have so far; None where none were asked for."""
+        return self._slicer.slices(self.profile) if self._slicer else None
 
     def read(self, file: pq.ParquetFile, kept: Flags | None = None) -> None:
         """Add every row of one file, or those that are flagged as kept, (n,).
@@ -256,7 +269,8 @@ class Scanner:
 
     def _layout(self, schema: pa.Schema) -> _Layout:
         names = set(schema.names)
-        wanted = [n for n in (self.sink.wants(schema) if self.sink else []) if n in names]
+        asked = [*(self.sink.wants(schema) if self.sink else ()), *(self._slicer.wants if self._slicer else ())]
+        wanted = [name for name in dict.fromkeys(asked) if name in names]
         columns = {column: source for column, source in self._sources.items() if source in names}
         return _Layout(wanted, columns, [column for column in self._sources if column not in columns])
 
@@ -286,13 +300,14 @@ class Scanner:
         mask = self.sink.keep({name: held[name] for name in layout.wanted}, block.rows) if self.sink else None
         rows = block.rows if mask is None else mask.true_count
         self.profile.rows += rows
+        coded = self._slicer.begin(held, rows, mask) if self._slicer else []
         for column in layout.missing:
             self._note_type(column, MISSING, rows)
 
         def count(column: str) -> None:
             source = layout.columns[column]
             values = held.pop(source) if source in held else block.column(source)
-            self._column(column, values if mask is None else values.filter(mask), rows)
+            self._column(column, values if mask is None else values.filter(mask), rows, coded)
 
         self._each(count, layout.columns, threads)
         if self.sink:
@@ -325,14 +340,19 @@ class Scanner:
             for other in others:
                 other.result()
 
-    def _column(self, column: str, values: pa.Array, rows: int) -> None:
+    def _column(self, column: str, values: pa.Array, rows: int, coded: Sequence[Coded]) -> None:
         self._note_type(column, type_name(values.type), rows)
         if self.sink and column.startswith("feature_"):
             self.sink.take(column, values)
         if column in self._numeric_at:
+            if coded and self._slicer:
+                self._slicer.number(column, values, coded)
             self._numeric(self._numeric_at[column], values)
-        else:
-            self._categorical(self._categorical_at[column], values)
+            return
+        if coded and self._slicer:
+            values = encoded(values) or values  # once for both
+            self._slicer.category(column, values, coded)
+        self._categorical(self._categorical_at[column], values)
 
     def _note_type(self, column: str, name: str, rows: int) -> None:
         if rows:

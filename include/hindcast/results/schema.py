@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from alembic.config import Config
     from sqlalchemy import Connection
 
-REVISION = "0004"  # what `tables` describes: the newest step of `migrations/versions`
+REVISION = "0005"  # what `tables` describes: the newest step of `migrations/versions`
 FIRST = "0001"  # what a store had before revisions were recorded
 VERSION_TABLE = "hindcast_version"  # Alembic's usual name may be taken: Airflow's database is a place for results too
 MIGRATIONS = Path(__file__).parent / "migrations"

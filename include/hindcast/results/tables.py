@@ -236,6 +236,26 @@ references = Table(
     Column("recorded_at", Moment, nullable=False),
 )
 
+slices = Table(
+    "slices",
+    METADATA,
+    _key("model_name"),
+    _key("window_start", Moment),
+    Column("bins_digest", Name, nullable=False),
+    Column("content", LargeBinary, nullable=False),
+    comment="Profiles of the segments and versions of an hour in coarse bins, where it has several.",
+)
+
+reference_slices = Table(
+    "reference_slices",
+    METADATA,
+    _key("model_name"),
+    _key("reference_digest"),
+    _key("slicing_digest"),
+    Column("content", LargeBinary, nullable=False),
+    comment="The segments of a reference in coarse bins; the digest names bins and segments.",
+)
+
 outcomes = Table(
     "outcomes",
     METADATA,
