@@ -21,7 +21,7 @@ FLOORS: dict[str, float] = {
     "sdk.stores": 2, "sdk.arrays": 2, "sdk.columns": 2.1, "sdk.exposed": 2.1, "sdk.spool": 2.1,
     "sdk.tally": 2.2, "sdk.sender": 2.2, "sdk.lifecycle": 2.5, "sdk.builder": 2.3, "sdk.pipeline": 2.6,
     "sdk.logger": 2.7, "sdk": 2.8,
-    "profile.fit": 2.3, "profile.slices": 2.25, "profile.slicer": 2.3,
+    "profile.fit": 2.3, "profile.slices": 2.25, "profile.rebin": 2.3, "profile.slicer": 2.3,
     "profile.scan": 2.4, "profile.facts": 2.4, "profile.files": 2.4,
     # 3: one module per computation; sources and results
     "infer": 3, "datadocs": 3, "quality": 3.1, "alerts": 3,
@@ -46,7 +46,7 @@ FLOORS: dict[str, float] = {
     # 5: the checks, which a task and a command share
     "checks.reference": 5, "checks.context": 5,
     "checks.levels": 5, "checks.run": 5.1, "checks.pull": 5.2,
-    "checks.quality": 5.2, "checks.segments": 5.15, "checks.drift": 5.2,
+    "checks.quality": 5.2, "checks.segments": 5.15, "checks.refit": 5.25, "checks.drift": 5.27,
     "checks.evaluation": 5.2, "checks.performance": 5.3, "checks.importance": 5.3, "diagnosis": 5.4,
     "checks.multivariate": 5.3, "checks.triage": 5.5, "checks": 5.6,
     "acceptance": 5.7,

@@ -10,6 +10,7 @@ import numpy as np
 from hindcast.baselines import PREVIOUS_WINDOW
 from hindcast.checks.context import release
 from hindcast.checks.levels import accepted, hours_before, just_accepted, left_out
+from hindcast.checks.refit import refitted
 from hindcast.checks.run import Result, Run
 from hindcast.checks.segments import segment_rows
 from hindcast.drift import windows
@@ -52,6 +53,7 @@ def check(run: Run) -> Result:
     if not pulled["rows"]:
         passed(run)
         return Result("drift", "ok", "no rows", tuple((name, key, []) for name, key in _keys(run)), {"drifted": []})
+    refit = refitted(run, run.window.start - _reach(run.model.drift.seasonal_weeks) * HOUR)
     found = decided(run)
     rows = _rows(run, found.compared, found.decisions, pulled["model_version"])
     hours = {"model_name": run.model.model, "window_start": [row["window_start"] for row in found.learnt]}
@@ -60,8 +62,9 @@ def check(run: Run) -> Result:
         ("findings", {**run.key, "check": "drift"}, found.findings),
         ("memory", {**hours, "check": "drift"}, found.learnt),
         ("episodes", {**hours, "check": "drift"}, found.episodes),
+        *(refit.writes if refit else ()),
     )
-    status, reason = "ok", ""
+    status, reason = "ok", str(refit or "")
     if rows and all(row["status"] != "ok" for row in rows):
         status, reason = "insufficient_data", rows[0]["reason"]
     planned: set[str] = set()

@@ -37,7 +37,7 @@ def check(run: Run) -> Result:
     manifest = pinned(run)
     choice = choose(run.model, manifest)
     logger.info("%s %s: read by engine %s (%s)", run.model.model, run.window, choice.name, choice.reason)
-    scan = open_engine(choice.name, run.model).scan(_plan(run, manifest))
+    scan = open_engine(choice.name, run.model).scan(plan_of(run, manifest))
     _write_sample(run, scan)
     return _result(run, manifest, choice, scan)
 
@@ -56,7 +56,8 @@ def pinned(run: Run) -> Manifest:
     return manifest
 
 
-def _plan(run: Run, manifest: Manifest) -> Plan:
+def plan_of(run: Run, manifest: Manifest) -> Plan:
+    """What to read of the window, and what to make of it."""
     return Plan(
         source=run.logs,
         manifest=manifest,

@@ -1,0 +1,150 @@
+"""What becomes of stored hours when the reference is fitted anew: profiles of other bins are never added up silently.
+
+They are re-binned where the new bins are nested in the old ones, else profiled again from the logs, else left out; the
+row of the check `drift` says how many of each.
+"""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hindcast.checks.pull import pinned, plan_of
+from hindcast.engines.choice import choose, open_engine
+from hindcast.errors import HindcastError, SourceError
+from hindcast.profile import files
+from hindcast.profile.profile import Profile
+from hindcast.profile.rebin import rebinned
+from hindcast.results import tables
+from hindcast.window import Window
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from hindcast.checks.run import Run
+    from hindcast.profile.bins import Bins
+
+    Row = dict[str, Any]
+
+logger = logging.getLogger(__name__)
+
+# Rows that one check reads again at most, some seconds of work; what is left is the next hour's.
+MOST_ROWS = 5_000_000
+
+
+@dataclass
+class Refit:
+    """Hours that were stored in other bins, and what became of them; `rows` are to be written, by table."""
+
+    rebinned: int = 0
+    recomputed: int = 0
+    left: int = 0
+    why: str = ""
+    rows: dict[str, list[Row]] = field(default_factory=lambda: {"profiles": [], "slices": []})
+
+    def __str__(self) -> str:
+        parts = (f"{self.rebinned} hours re-binned", f"{self.recomputed} profiled again from the logs")
+        left = f"{self.left} left out of baselines{f' ({self.why})' if self.why else ''}"
+        kept = [part for n, part in zip((self.rebinned, self.recomputed), parts, strict=True) if n]
+        return f"the reference was fitted anew: {', '.join([*kept, *([left] if self.left else [])])}"
+
+    @property
+    def writes(self) -> list[tuple[str, Row, list[Row]]]:
+        """As `hindcast.checks.run.Result` wants them."""
+        return [
+            (name, {"model_name": rows[0]["model_name"], "window_start": [row["window_start"] for row in rows]}, rows)
+            for name, rows in self.rows.items()
+            if rows
+        ]
+
+
+def refitted(run: Run, reach: datetime) -> Refit | None:
+    """Bring the stored hours since `reach` into the bins of the reference; None where all are."""
+    table = tables.profiles
+    known = run.memories.get("bins of history")
+    if known == run.reference.bins.digest:
+        return None
+    within = (table.c.window_start >= reach, table.c.window_start < run.window.start, table.c.rows > 0)
+    other = table.c.bins_digest != run.reference.bins.digest
+    names = ("window_start", "bins_digest", "rows")
+    stale = run.store.rows(table, *within, other, columns=names, model_name=run.model.model)
+    if not stale:
+        run.memories["bins of history"] = run.reference.bins.digest
+        return None
+    found = Refit()
+    bins = _old_bins(run, {row["bins_digest"] for row in stale})
+    cut = [row for row in reversed(stale) if not _nested(run, row, bins.get(row["bins_digest"]), found)]
+    _again(run, cut, found)
+    for row in found.rows["profiles"]:
+        run.history.put(row["window_start"], row["profile"])
+    logger.warning("%s %s: %s", run.model.model, run.window, found)
+    return found
+
+
+def _old_bins(run: Run, digests: set[str]) -> dict[str, Bins]:
+    rows = run.store.rows(tables.references, model_name=run.model.model, bins_digest=sorted(digests))
+    return {row["bins_digest"]: files.load(row["profile"]).bins for row in rows}
+
+
+def _nested(run: Run, row: Row, bins: Bins | None, found: Refit) -> bool:
+    """Re-bin one hour, if that is exact."""
+    if bins is None:
+        return False
+    key = {"model_name": run.model.model, "window_start": row["window_start"]}
+    (stored,) = run.store.rows(tables.profiles, **key)
+    profile = rebinned(Profile.from_bytes(stored["profile"], bins), run.reference.bins)
+    if profile is None:
+        return False
+    digest = run.reference.bins.digest
+    found.rows["profiles"].append({**stored, "bins_digest": digest, "profile": profile.to_bytes()})
+    found.rebinned += 1
+    return True
+
+
+def _again(run: Run, stale: list[Row], found: Refit) -> None:
+    """Profile hours again, newest first, until the rows or the logs are used up."""
+    read = 0
+    for done, row in enumerate(stale):
+        if read and read + row["rows"] > MOST_ROWS:
+            found.left, found.why = found.left + len(stale) - done, "the next hours do more"
+            return
+        read += row["rows"]
+        try:
+            _profiled(run, row, found)
+        except SourceError as error:
+            # Logs are deleted from the oldest on: what is older than an hour without them is not looked for.
+            found.left, found.why = found.left + len(stale) - done, str(error)
+            return
+        except HindcastError as error:
+            found.left, found.why = found.left + 1, str(error)
+
+
+def _profiled(run: Run, row: Row, found: Refit) -> None:
+    """Read an hour again, and nothing of it but its profile.
+
+    Raises
+    ------
+    SourceError
+        Its logs are gone.
+    HindcastError
+        They hold other rows than those that were judged.
+    """
+    hour = run.at(Window(row["window_start"]), run.as_of)
+    manifest = pinned(hour)
+    with tempfile.TemporaryDirectory(prefix="hindcast-") as folder:
+        plan = replace(plan_of(hour, manifest), sidecar=Path(folder, "facts.parquet"))
+        scan = open_engine(choose(run.model, manifest).name, run.model).scan(plan)
+    if scan.profile.rows != row["rows"]:
+        message = f"{hour.window}: the logs have {scan.profile.rows} rows where {row['rows']} were judged"
+        raise (SourceError if not scan.profile.rows else HindcastError)(message)
+    key = {"model_name": run.model.model, "window_start": row["window_start"]}
+    digest = scan.profile.bins.digest
+    content = {"bins_digest": digest, "rows": scan.profile.rows, "profile": scan.profile.to_bytes()}
+    found.rows["profiles"].append({**key, **content})
+    if scan.slices is not None and run.model.segments:
+        sliced = {"bins_digest": scan.slices.slicing.digest, "content": scan.slices.to_bytes()}
+        found.rows["slices"].append({**key, **sliced})
+    found.recomputed += 1
