@@ -4,10 +4,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 
 from hindcast import maintenance
+from hindcast.cli import main
 from hindcast.config import ModelFile
 from hindcast.maintenance import DETAIL, LEARNT, Keep
 from hindcast.results import tables
@@ -282,6 +284,41 @@ def test_a_second_time_there_is_nothing_to_delete_and_nothing_to_record(store: S
     maintenance.retention(store, model(), DAY)
     assert set(maintenance.retention(store, model(), DAY).values()) == {0}
     assert len(store.rows(tables.audit)) == 1
+
+
+def test_a_dry_run_counts_what_would_go_and_leaves_it(store: Store) -> None:
+    for start in (OLD, END):
+        for name in ("quality", "profiles"):
+            put(store, name, start)
+    (store.artifacts / "facts" / "flights").mkdir(parents=True)
+    (store.artifacts / "facts" / "flights" / f"{OLD:%Y-%m-%dT%H}.parquet").touch()
+    told = maintenance.retention(store, model(), DAY, dry_run=True)
+    assert {name: count for name, count in told.items() if count} == {"facts": 1, "quality": 1, "profiles": 1}
+    assert (len(store.rows(tables.quality)), store.rows(tables.audit)) == (2, [])
+    assert maintenance.retention(store, model(), DAY) == told
+    assert len(store.rows(tables.quality)) == 1
+
+
+def test_the_command_counts_back_from_the_newest_window(store: Store, tmp_path: Path) -> None:
+    from tests.worlds import World, model_file
+
+    add(store, tables.windows, window(DAY + 5 * HOUR, name="alpha"))
+    with store.transaction() as connection:
+        row = {"model_name": "alpha", "bins_digest": "d", "rows": 1, "profile": b""}
+        moments = [DAY + timedelta(days=1 - Keep().profiles) - step for step in (HOUR, 0 * HOUR)]
+        store.replace(connection, tables.profiles, [{**row, "window_start": m} for m in moments], model_name="alpha")
+    for name in ("alpha", "beta"):
+        model_file(World(tmp_path), name)
+    place = ["--results", store.url, "--config", str(tmp_path / "models")]
+    told = CliRunner().invoke(main, ["prune", "--dry-run", *place])
+    lines = ["alpha: would delete 1 profiles, as of the end of 2013-04-16", "beta: was never checked"]
+    assert (told.exit_code, told.output.splitlines()) == (0, lines)
+    assert len(store.rows(tables.profiles)) == 2
+    done = json.loads(CliRunner().invoke(main, ["prune", "alpha", "--json", *place]).output)
+    assert (done["alpha"]["day"], done["alpha"]["profiles"]) == ("2013-04-16", 1)
+    assert [row["window_start"] for row in store.rows(tables.profiles)] == [moments[1]]
+    early = CliRunner().invoke(main, ["prune", "alpha", "--day", "2013-01-01", *place]).output
+    assert early == "alpha: deleted nothing, as of the end of 2013-01-01\n"
 
 
 def test_a_replay_of_the_past_deletes_nothing_of_it(store: Store) -> None:

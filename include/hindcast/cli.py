@@ -577,6 +577,44 @@ def audit_verify(expected: tuple[str, ...], config: str | None, results: str | N
 
 
 @main.command()
+@click.argument("model", required=False)
+@click.option("--day", metavar="D", help="Count the limits back from its end [the day of the newest window].")
+@click.option("--dry-run", is_flag=True, help="Delete nothing; say what would go.")
+@_common
+def prune(
+    model: str | None, day: str | None, dry_run: bool, config: str | None, results: str | None, as_json: bool,  # noqa: FBT001
+) -> None:  # fmt: skip
+    """Delete what is older than its limit, of MODEL or of every model, as the daily DAG does.
+
+    Limits count back from the newest window, never from the clock. Windows, findings, alerts, incidents, acceptances,
+    days and the audit are kept; the audit says what went.
+    """
+    from hindcast import config as configuration
+    from hindcast import maintenance
+    from hindcast.results.sql import Store
+
+    at = datetime.combine(_day(day), datetime.min.time(), UTC) if day else None
+    items = [configuration.find(model, config)] if model else configuration.load_all(config)
+    store = Store(results)
+    found, lines = {}, []
+    for item in items:
+        if isinstance(item, ConfigError):
+            click.echo(f"hindcast: {item}", err=True)
+            continue
+        end = at or maintenance.newest_day(store, item)
+        if end is None:
+            lines.append(f"{item.model}: was never checked")
+            continue
+        counts = maintenance.retention(store, item, end, dry_run=dry_run)
+        found[item.model] = {"day": f"{end:%Y-%m-%d}", "dry_run": dry_run, **counts}
+        gone = ", ".join(f"{count} {name}" for name, count in counts.items() if count) or "nothing"
+        lines.append(
+            f"{item.model}: {'would delete' if dry_run else 'deleted'} {gone}, as of the end of {end:%Y-%m-%d}"
+        )
+    _say(as_json, found, *lines)
+
+
+@main.command()
 @click.argument("model")
 @_common
 def checklist(model: str, config: str | None, results: str | None, as_json: bool) -> None:  # noqa: FBT001

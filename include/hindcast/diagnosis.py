@@ -17,6 +17,7 @@ from hindcast.drift.sliced import EFFECT
 from hindcast.metrics import METRICS
 from hindcast.profile.bins import outputs_among
 from hindcast.results import tables
+from hindcast.window import HOUR
 from hindcast.window import text as time_text
 
 if TYPE_CHECKING:
@@ -97,8 +98,9 @@ class Diagnosis:
 
 
 def diagnose(
-    store: Store, model: ModelFile, start: datetime, end: datetime, alerts: Sequence[Mapping[str, Any]] | None = None
-) -> Diagnosis:
+    store: Store, model: ModelFile, start: datetime, end: datetime, alerts: Sequence[Mapping[str, Any]] | None = None,
+    *, known: datetime | None = None,
+) -> Diagnosis:  # fmt: skip
     """Look back at a period.
 
     Parameters
@@ -107,9 +109,11 @@ def diagnose(
         Windows that start in ``[start, end)``.
     alerts : sequence of rows of the table `alerts`, optional
         Of the period, where they are about to be written; else those that stand in the table.
+    known : datetime, optional
+        Labels that were judged by a later window's run do not exist.
     """
     metric = PRIMARY[model.task]
-    age, now, then = _periods(store, model, start, end)
+    age, now, then = _periods(store, model, start, end, known)
     value, baseline = _whole(model.task, now), _whole(model.task, then)
     parts = _parts(model, now, then)
     drifted, failed = _findings(store, model, start, end)
@@ -126,10 +130,14 @@ def diagnose(
     )  # fmt: skip
 
 
-def _periods(store: Store, model: ModelFile, start: datetime, end: datetime) -> tuple[int | None, Any, Any]:
+def _periods(
+    store: Store, model: ModelFile, start: datetime, end: datetime, known: datetime | None
+) -> tuple[int | None, Any, Any]:
     """Label age with the most windows of the period (the greatest of equals), sums of it and of the days before."""
     table = tables.outcomes
     rows = store.rows(table, table.c.window_start >= start, table.c.window_start < end, model_name=model.model)
+    if known:
+        rows = [row for row in rows if row["window_start"] + (1 + row["label_age_hours"]) * HOUR <= known]
     counted: dict[int, int] = {}
     for row in rows:
         counted[row["label_age_hours"]] = counted.get(row["label_age_hours"], 0) + 1

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import delete, select
+from sqlalchemy import delete, func, select
 
 from hindcast.results import tables
 from hindcast.window import HOUR, hours
@@ -124,8 +124,8 @@ def roll_up(store: Store, model: ModelFile, day: datetime) -> Row:
         ),
         "config_digest": model.digest,
     }
-    with store.transaction() as connection:
-        store.replace(connection, tables.days, [row], model_name=name, day=day)
+    key = {"model_name": name, "day": day}
+    store.write(lambda connection: store.replace(connection, tables.days, [row], **key), name)
     return row
 
 
@@ -159,31 +159,60 @@ def label_maturity(store: Store, model: ModelFile, day: datetime) -> dict[str, A
     }
 
 
-def retention(store: Store, model: ModelFile, day: datetime, keep: Keep | None = None) -> dict[str, int]:
+def newest_day(store: Store, model: ModelFile) -> datetime | None:
+    """Midnight of the day of the newest window; None where no window was ever checked."""
+    query = select(func.max(tables.windows.c.window_start)).where(tables.windows.c.model_name == model.model)
+    found = store.value(query)
+    return found.replace(hour=0) if found else None
+
+
+def retention(
+    store: Store, model: ModelFile, day: datetime, keep: Keep | None = None, *, dry_run: bool = False
+) -> dict[str, int]:
     """Delete what is older than its limit, counted back from the day's end; how many rows and files went, by table.
 
     Files go before rows: after a crash in between, the next run finds the rows again.
+
+    Parameters
+    ----------
+    day : datetime
+        Midnight UTC.
+    keep : Keep, optional
+        The limits; the model's by default.
+    dry_run : bool
+        Only count what would go.
     """
     keep = keep or Keep.of(model)
-    end = day + DAY
+    end, name = day + DAY, model.model
     detail, profiles, artifacts = (end - days * DAY for days in (keep.detail, keep.profiles, keep.artifacts))
-    counts: dict[str, int] = {}
-    for kinds, before in ((DETAIL_FILES, detail), (ROW_FILES, artifacts)):
-        counts |= {kind: _delete_files(store.artifacts / kind / model.model, before) for kind in kinds}
-    with store.transaction() as connection:
-        for group, before in ((DETAIL, detail), (LEARNT, profiles)):
-            for table in group:
-                old = (table.c.model_name == model.model) & (table.c.window_start < before)
-                counts[table.name] = connection.execute(delete(table).where(old)).rowcount
-        counts |= _delete_references(store, model, connection)
-        if any(counts.values()):
-            store.append_audit(
-                connection, actor="retention", action="delete", content=counts, model_name=model.model, window_start=day
-            )
-    return counts
+    files = {
+        kind: _old_files(store.artifacts / kind / name, before)
+        for kinds, before in ((DETAIL_FILES, detail), (ROW_FILES, artifacts))
+        for kind in kinds
+    }
+    old = {
+        table: (table.c.model_name == name) & (table.c.window_start < before)
+        for group, before in ((DETAIL, detail), (LEARNT, profiles))
+        for table in group
+    }
+    counts = {kind: len(paths) for kind, paths in files.items()}
+    if not dry_run:
+        _delete_files([path for paths in files.values() for path in paths])
+
+    def work(connection: Connection) -> dict[str, int]:
+        gone = counts | {t.name: connection.execute(delete(t).where(o)).rowcount for t, o in old.items()}
+        gone |= _delete_references(store, model, connection, files=not dry_run)
+        if dry_run:
+            connection.rollback()
+        elif any(gone.values()):
+            key = {"model_name": name, "window_start": day}
+            store.append_audit(connection, actor="retention", action="delete", content=gone, **key)
+        return gone
+
+    return store.write(work, name)
 
 
-def _delete_references(store: Store, model: ModelFile, connection: Connection) -> dict[str, int]:
+def _delete_references(store: Store, model: ModelFile, connection: Connection, *, files: bool) -> dict[str, int]:
     """Delete fitted references that no stored profile has the bins of, their samples first; the newest stays."""
     table, profiles = tables.references, tables.profiles
     fitted = select(table.c.reference_digest, table.c.bins_digest).where(table.c.model_name == model.model)
@@ -191,7 +220,7 @@ def _delete_references(store: Store, model: ModelFile, connection: Connection) -
     used = select(profiles.c.bins_digest).where(profiles.c.model_name == model.model).distinct()
     in_use = {*connection.execute(used).scalars(), *(bins for _, bins in digests[-1:])}
     gone = [digest for digest, bins in digests if bins not in in_use]
-    for digest in gone:
+    for digest in gone if files else ():
         (store.artifacts / "references" / model.model / f"{digest}.parquet").unlink(missing_ok=True)
     counts = {}
     for each in (tables.reference_slices, table):
@@ -200,15 +229,17 @@ def _delete_references(store: Store, model: ModelFile, connection: Connection) -
     return counts
 
 
-def _delete_files(folder: Path, before: datetime) -> int:
-    """Delete the files of windows before a moment, and the folders that Spark writes; their names sort by time."""
-    old = [path for path in folder.glob("????-??-??T??.*") if path.name < f"{before:%Y-%m-%dT%H}"]
+def _old_files(folder: Path, before: datetime) -> list[Path]:
+    """Files of windows before a moment, and the folders that Spark writes; their names sort by time."""
+    return [path for path in folder.glob("????-??-??T??.*") if path.name < f"{before:%Y-%m-%dT%H}"]
+
+
+def _delete_files(old: Sequence[Path]) -> None:
     for path in old:
         if path.is_dir():
             shutil.rmtree(path)
         else:
             path.unlink(missing_ok=True)
-    return len(old)
 
 
 def _windows_within(store: Store, model: ModelFile, start: datetime, end: datetime) -> list[Row]:

@@ -18,7 +18,7 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 from hindcast import config as configuration
-from hindcast.checks.run import CHECKS, Result, Run, commit, compute, settle
+from hindcast.checks.run import CHECKS, Result, Run, carry_out, commit, compute, settle
 from hindcast.errors import HindcastError
 from hindcast.profile.profile import Profile
 from hindcast.results import tables
@@ -205,8 +205,5 @@ def _finish(run: Run, prepared: list[Timed], wanted: Sequence[str]) -> int:
             run.history.put(run.window.start, result.writes[1][2][0]["profile"])
     for check in wanted:
         if check not in AHEAD:
-            started = time.perf_counter()
-            result = _computed(run, check)
-            commit(run, result, time.perf_counter() - started)
-            errors += result.error is not None
+            errors += carry_out(run, check).error is not None
     return errors

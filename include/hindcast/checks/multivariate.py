@@ -116,8 +116,7 @@ def judge(store: Store, model: ModelFile, start: datetime, end: datetime) -> dic
         own = {**base, "model_version": version, "baseline": name, "config_digest": model.digest}
         rows += compared(run.reference.features, table, current, own, _history(run, {**base, "baseline": name}), note)
     key = {**base, "metric": [ERROR, AUC, IMPORTANCE, CORRELATION]}
-    with store.transaction() as connection:
-        store.replace(connection, tables.drift, rows, **key)
+    store.write(lambda connection: store.replace(connection, tables.drift, rows, **key), model.model)
     return _facts(rows, current.num_rows)
 
 

@@ -100,8 +100,8 @@ def load_reference(model: ModelFile, store: Store, logs: Source | None) -> Refer
             "pieces": pieces,
             "recorded_at": datetime.now(UTC),
         }
-        with store.transaction() as connection:
-            store.replace(connection, tables.references, [row], model_name=model.model, reference_digest=digest)
+        key = {"model_name": model.model, "reference_digest": digest}
+        store.write(lambda connection: store.replace(connection, tables.references, [row], **key), model.model)
     features = model.features or infer_features(profile)
     reference = Reference(digest, profile, features, _spans(pieces, profile.bins))
     _held[store.url, model.model, digest] = reference

@@ -254,6 +254,39 @@ def compute(run: Run, check: str) -> Result:
 
 def commit(run: Run, result: Result, seconds: float) -> None:
     """Write a result in one transaction: its rows, the check's own row, and its metrics if they are to be pushed."""
+    run.store.write(lambda connection: _write(run, result, seconds, connection), run.model.model)
+
+
+def _fold(run: Run, started: float) -> Result:
+    """Triage in the transaction that writes it: what another run finds meanwhile comes before it or after it.
+
+    Alerts are folded from the findings of many windows, those of other runs too. Folded before the transaction, what
+    was found meanwhile would be missing from the alerts until the next triage.
+    """
+
+    def work(connection: Any) -> Result:
+        run.__dict__.pop("acceptances", None)  # somebody may have accepted a level since
+        result = compute(run, "triage")
+        _write(run, result, time.perf_counter() - started, connection)
+        return result
+
+    return run.store.write(work, run.model.model)
+
+
+def carry_out(run: Run, check: str) -> Result:
+    """Compute a check and commit it; an error is a result too, whose row says why."""
+    started = time.perf_counter()
+    try:
+        if check == "triage":
+            return _fold(run, started)
+        result = compute(run, check)
+    except HindcastError as error:
+        result = Result(check, "error", str(error), error=error)
+    commit(run, result, time.perf_counter() - started)
+    return result
+
+
+def _write(run: Run, result: Result, seconds: float, connection: Any) -> None:
     own = {
         **run.key,
         "check": result.check,
@@ -264,18 +297,17 @@ def commit(run: Run, result: Result, seconds: float) -> None:
         "duration_seconds": seconds,
         "recorded_at": datetime.now(UTC),
     }
-    with run.store.transaction() as connection:
-        writes = [_stamped(run, name, key, rows) for name, key, rows in result.writes]
-        run.store.replace_all(connection, [*writes, (tables.checks, {**run.key, "check": result.check}, [own])])
-        for row in (row for name, _, rows in result.writes if name == "acceptances" for row in rows):
-            audit_acceptance(run, connection, row)
-        if result.check == "triage":
-            content = {**result.facts, "as_of": run.as_of, "config_digest": run.model.digest}
-            run.store.append_audit(connection, actor="hindcast", action="triage", content=content, **run.key)
-        if run.publish:
-            from hindcast.push import fill
+    writes = [_stamped(run, name, key, rows) for name, key, rows in result.writes]
+    run.store.replace_all(connection, [*writes, (tables.checks, {**run.key, "check": result.check}, [own])])
+    for row in (row for name, _, rows in result.writes if name == "acceptances" for row in rows):
+        audit_acceptance(run, connection, row)
+    if result.check == "triage":
+        content = {**result.facts, "as_of": run.as_of, "config_digest": run.model.digest}
+        run.store.append_audit(connection, actor="hindcast", action="triage", content=content, **run.key)
+    if run.publish:
+        from hindcast.push import fill
 
-            fill(run, result, seconds, connection)
+        fill(run, result, seconds, connection)
 
 
 def audit_acceptance(run: Run, connection: Any, row: dict[str, Any]) -> None:
@@ -301,13 +333,7 @@ def execute(run: Run, check: str) -> dict[str, Any]:
     HindcastError
         The check could not be done. Its row says so, and what earlier runs wrote stays.
     """
-    started = time.perf_counter()
-    try:
-        result = compute(run, check)
-    except HindcastError as error:
-        commit(run, Result(check, "error", str(error)), time.perf_counter() - started)
-        raise
-    commit(run, result, time.perf_counter() - started)
+    result = carry_out(run, check)
     if result.error:
         raise result.error
     return {"status": result.status, "reason": result.reason, **result.facts}

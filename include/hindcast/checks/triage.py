@@ -80,6 +80,17 @@ class Folding:
         planned = self.run.model.calendar.planned
         return alerts.fold(self.findings, self.judged, self.open, acceptances=acceptances, planned=planned)
 
+    def moved(self, members: Sequence[Row]) -> datetime:
+        """End of the newest window whose run found or resolved anything of these alerts."""
+        seen = {(a["kind"], a["subject"]): a["last_seen_at"] for a in sorted(members, key=lambda a: a["last_seen_at"])}
+        first = min(a["opened_at"] for a in members)
+        ends: list[datetime] = [a["resolved_at"] or a["last_seen_at"] for a in members]
+        for row in self.findings:
+            end = row["window_start"] + HOUR
+            if first <= end <= seen.get((row["kind"], row["subject"]), first - HOUR):
+                ends.append(end + row["label_age_hours"] * HOUR)  # by when it was judged
+        return max(ends)
+
     def writes(self, folded: Sequence[Row]) -> list[tuple[str, dict[str, Any], list[Row]]]:
         """Rows of alerts and incidents; only what changed gets a new diagnosis."""
         run, name = self.run, self.run.model.model
@@ -90,7 +101,7 @@ class Folding:
             row = incidents.incident_of(members)
             for alert in members:
                 alert["incident_id"] = row["incident_id"]
-            rows.append(_with_diagnosis(run, row, members, before.get(row["incident_id"]), self.published))
+            rows.append(_with_diagnosis(run, row, members, before.get(row["incident_id"]), self))
         replaced = [a["alert_id"] for a in (*self.open, *folded)]
         return [
             ("alerts", {"model_name": name, "alert_id": replaced}, list(folded)),
@@ -145,14 +156,22 @@ def judged(run: Run, since: datetime) -> Mapping[tuple[str, int], list[datetime]
     return found_by
 
 
-def _with_diagnosis(run: Run, row: Row, members: Sequence[Row], before: Row | None, published: Sequence[Row]) -> Row:
-    """Diagnose an incident anew when its alerts changed since the last time; else its texts stand."""
-    seen = {a["alert_id"]: (a["last_seen_at"], a["state"], a["severity"]) for a in published}
-    same = all(seen.get(a["alert_id"]) == (a["last_seen_at"], a["state"], a["severity"]) for a in members)
+def _with_diagnosis(run: Run, row: Row, members: Sequence[Row], before: Row | None, folding: Folding) -> Row:
+    """Diagnose an incident anew when its alerts changed since the last time; else its texts stand.
+
+    The run that moved it last does so in any case: another run may have folded this one's findings before, while the
+    rest of its window was not there yet. What was known to that run alone is looked at, so that the texts do not depend
+    on what else had been judged by the time.
+    """
+    moved = folding.moved(members)
+    seen = {a["alert_id"]: (a["last_seen_at"], a["state"], a["severity"]) for a in folding.published}
+    same = moved != run.window.end and all(
+        seen.get(a["alert_id"]) == (a["last_seen_at"], a["state"], a["severity"]) for a in members
+    )
     if before and same and before["symptoms"] == row["symptoms"]:
         return {**row, "description": before["description"], "root_cause": before["root_cause"]}
     # The hours that the first alarms were about and the half day after: an incident is told by its beginning.
     start = min(a["opened_at"] - json.loads(a["details"])["onset_scale_hours"] * HOUR for a in members)
     end = min(max(a["last_seen_at"] for a in members), start + _TOLD_HOURS * HOUR)
-    found = diagnose(run.store, run.model, start, end, members)
+    found = diagnose(run.store, run.model, start, end, members, known=moved)
     return {**row, "description": found.text, "root_cause": found.cause}

@@ -21,7 +21,7 @@ from hindcast.results.database import location, may_pass, open_engine, wait_for_
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
-    from sqlalchemy import ColumnElement, Connection, Engine
+    from sqlalchemy import ColumnElement, Connection, Engine, Select
 
 Row = dict[str, Any]
 _Found = TypeVar("_Found")
@@ -142,6 +142,11 @@ class Store:
         query = select(*chosen).where(*_conditions(table, key), *where).order_by(*table.primary_key.columns)
         with self._mapped(), self.engine.connect() as connection:
             return [dict(row) for row in connection.execute(query).mappings()]
+
+    def value(self, query: Select[Any]) -> Any:
+        """The one value that a query finds."""
+        with self._mapped(), self.engine.connect() as connection:
+            return connection.execute(query).scalar()
 
     def append_audit(
         self, connection: Connection, *, actor: str, action: str, content: Mapping[str, Any], **key: Any
