@@ -6,7 +6,7 @@ SHELL := /bin/bash
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: monitoring help setup demo test lint type migration bench bench-results up down lock clean
+.PHONY: monitoring help setup demo test lint type migration soak bench bench-results up down lock clean
 
 help: ## List the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 22
@@ -34,6 +34,9 @@ lint: setup ## Check style (ruff) and types (mypy)
 
 migration: setup ## Draft the step of the results' schema from tables.py: make migration M="windows has late_rows"
 	$(BIN)/python -m hindcast.results.schema $(M)
+
+soak: setup ## 200 windows: SDK, failing S3, checks killed 50 times and run twice at once, PostgreSQL; equal to a clean run
+	$(BIN)/python -m tests.soak
 
 bench: setup ## Run the benchmarks, quick sizes: ratios measured side by side
 	$(BIN)/python benchmarks/run.py

@@ -24,9 +24,7 @@ if TYPE_CHECKING:
 
 HOURS, KILLS = 5, 4
 CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(
-    ["hindcast.replay", "great_expectations", *(f"hindcast.checks.{check}" for check in CHECKS)]
-)
+CONTEXT.set_forkserver_preload(["hindcast.replay", "tests.warm", *(f"hindcast.checks.{check}" for check in CHECKS)])
 
 
 @pytest.fixture(scope="module")
