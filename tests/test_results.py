@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from sqlalchemy import make_url, update
 from sqlalchemy import text as sql
-from sqlalchemy import update
 
 from hindcast.errors import StoreError, UsageError
 from hindcast.results import audit, tables
-from hindcast.results.database import location
+from hindcast.results.database import location, lock_number
 from hindcast.results.sql import Store
 
 if TYPE_CHECKING:
@@ -370,3 +370,79 @@ def test_a_store_that_cannot_be_opened_is_a_store_error(tmp_path: Path) -> None:
         with pytest.raises(StoreError) as caught:
             Store(f"sqlite:///{tmp_path}/{place}")
         assert (caught.value.exit_status, caught.value.transient) == (4, True)
+
+
+# Reaching a server
+
+
+def test_a_connection_that_is_lost_half_way_is_tried_again(postgres: Cluster) -> None:
+    store, tries = Store(postgres.store()), []
+
+    def work(connection: Any) -> None:
+        tries.append(1)
+        store.replace(connection, tables.importance, [importance("a")], model_name="m")
+        if len(tries) == 1:
+            backend = connection.execute(sql("SELECT pg_backend_pid()")).scalar()
+            postgres.say(f"SELECT pg_terminate_backend({backend}, 5000)")
+        store.replace(connection, tables.importance, [importance("b")], model_name="m", feature="b")
+
+    store.write(work, "m")
+    assert (len(tries), features(store)) == (2, ["a", "b"])
+    postgres.say(
+        f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{store.engine.url.database}'"
+    )
+    assert features(store) == ["a", "b"], "what was pooled is gone, and nobody notices"
+    store.engine.dispose()
+
+
+def test_what_would_only_fail_again_is_not_tried_again(postgres: Cluster) -> None:
+    store, tries = Store(postgres.store()), []
+
+    def work(connection: Any) -> None:
+        tries.append(1)
+        store.replace(connection, tables.importance, [importance("a"), importance("a")], model_name="m")
+
+    with pytest.raises(StoreError, match="duplicate key"):
+        store.write(work, "m")
+    assert len(tries) == 1
+    store.engine.dispose()
+
+
+def test_models_do_not_wait_for_each_other_and_two_of_one_model_do(postgres: Cluster) -> None:
+    """The second of a model gives up when the lock's time is over; here at once."""
+    store = Store(postgres.store())
+    with store.transaction("m"), store.transaction("n") as connection:
+        store.replace(connection, tables.importance, [importance("a", model_name="n")], model_name="n")
+        free = sql("SELECT pg_try_advisory_xact_lock(:number)")
+        taken = [connection.execute(free, {"number": lock_number(scope)}).scalar() for scope in ("m", "*", "o")]
+    assert taken == [False, False, True]
+    store.engine.dispose()
+
+
+def test_a_server_that_is_not_there_is_a_store_error_without_the_password() -> None:
+    with pytest.raises(StoreError, match="results store postgresql") as caught:
+        Store("postgresql://kim:tiger@127.0.0.1:1/results")
+    assert (caught.value.exit_status, caught.value.transient) == (4, True)
+    assert "tiger" not in str(caught.value)
+
+
+def test_the_store_may_be_an_airflow_connection(postgres: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    url = make_url(postgres.store())
+    content = {"conn_type": "postgres", "host": url.host, "port": url.port, "login": url.username, "password": "t!ger",
+               "schema": url.database, "extra": {"application_name": "hindcast"}}  # fmt: skip
+    monkeypatch.setenv("AIRFLOW_CONN_RESULTS", json.dumps(content))
+    monkeypatch.setenv("HINDCAST_RESULTS_CONN", "results")
+    monkeypatch.delenv("HINDCAST_RESULTS", raising=False)
+    store = Store()
+    write(store, [importance("a")])
+    assert features(Store(str(url))) == ["a"]
+    assert raw(store, "SHOW application_name") == ("hindcast",)
+    assert "t!ger" not in store.shown
+    store.engine.dispose()
+    monkeypatch.setenv("HINDCAST_RESULTS", str(url))
+    with pytest.raises(UsageError, match="both HINDCAST_RESULTS and HINDCAST_RESULTS_CONN are set"):
+        Store()
+    monkeypatch.delenv("HINDCAST_RESULTS")
+    monkeypatch.setenv("AIRFLOW_CONN_RESULTS", json.dumps({**content, "conn_type": "mysql"}))
+    with pytest.raises(UsageError, match="results cannot be kept in 'mysql'; use postgres or sqlite"):
+        Store()
