@@ -55,9 +55,10 @@ lock: setup ## Resolve the pinned requirements again
 	$(LOCK) --all-extras --output-file requirements-dev.txt
 	$(LOCK) --extra checks --extra airflow --extra demo --extra s3 --extra postgres -c requirements-dev.txt --output-file requirements.txt
 
-monitoring: setup ## Write what Prometheus and Alertmanager load, from model files and oncall.yaml
+monitoring: setup ## Write what Prometheus, Alertmanager and Grafana load
 	$(BIN)/hindcast metrics rules -o include/prometheus/rules/models.yaml
 	$(BIN)/hindcast oncall --alertmanager -o include/alertmanager/alertmanager.yml
+	$(BIN)/python include/grafana/build.py
 
 clean: ## Remove everything the other targets leave behind
 	rm -rf .venv .hindcast .airflow build include/*.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
