@@ -54,6 +54,7 @@ LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --no-ann
 lock: setup ## Resolve the pinned requirements again
 	$(LOCK) --all-extras --output-file requirements-dev.txt
 	$(LOCK) --extra checks --extra airflow --extra demo --extra s3 --extra postgres -c requirements-dev.txt --output-file requirements.txt
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --no-annotate --no-header requirements-compose.in -c requirements.txt --output-file requirements-compose.txt
 
 monitoring: setup ## Write what Prometheus, Alertmanager and Grafana load
 	$(BIN)/hindcast metrics rules -o include/prometheus/rules/models.yaml

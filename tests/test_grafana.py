@@ -128,7 +128,8 @@ def openmetrics(now: int) -> str:
 
 OF_CHECK = {
     "ml_feature_missing_ratio": "quality", "ml_data_quality_success_ratio": "quality",
-    "ml_feature_importance": "importance", "ml_rows_processed": "pull", "ml_newest_prediction_timestamp_seconds": "pull",
+    "ml_feature_importance": "importance", "ml_rows_processed": "pull",
+    "ml_newest_prediction_timestamp_seconds": "pull",
     "ml_feature_drift_score": "drift", "ml_feature_drift_detected": "drift", "ml_drifted_feature_ratio": "drift",
     "ml_model_accuracy": "performance", "ml_model_metric": "performance", "ml_model_metric_baseline": "performance",
     "ml_newest_labelled_timestamp_seconds": "performance",

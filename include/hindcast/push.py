@@ -135,7 +135,8 @@ def _drift(result: Result, top: int) -> list[Sample]:
     scored = [
         row
         for row in _rows(result, "drift")
-        if row["baseline"] == "seasonal" and row["metric"] == "jensen_shannon_distance" and row["value"] is not None
+        if (row["segment"], row["baseline"], row["metric"]) == ("*", "seasonal", "jensen_shannon_distance")
+        and row["value"] is not None
     ]
     outputs = outputs_among({row["feature"] for row in scored})
     scored = [row for row in scored if row["feature"] not in outputs]
