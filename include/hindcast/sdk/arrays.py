@@ -7,7 +7,7 @@ a request or at its exit. What is made here needs no pandas, and is as fast.
 from __future__ import annotations
 
 import json
-from array import array
+import struct
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
@@ -33,8 +33,8 @@ def floats(values: Sequence[Any]) -> pa.Array:
 
     Raises
     ------
-    TypeError, OverflowError
-        One is no number.
+    TypeError
+        One is no number, or beyond all floats.
 
     Examples
     --------
@@ -42,12 +42,17 @@ def floats(values: Sequence[Any]) -> pa.Array:
     [1.5, None, 2.0]
     """
     try:
-        found = array("d", values)
+        return _array(_FLOAT, None, _packed("d", values))
     except TypeError:
-        present = _present(values)
-        found = array("d", [0.0 if value is None else value for value in values])
-        return _array(_FLOAT, present, found)
-    return pa.Array.from_buffers(_FLOAT, len(found), [None, pa.py_buffer(found)])
+        return _array(_FLOAT, _present(values), _packed("d", [0.0 if value is None else value for value in values]))
+
+
+def _packed(code: str, values: Sequence[Any]) -> Any:
+    """Numbers in 8 bytes each; `struct` takes a quarter of the time of `array` and of numpy."""
+    try:
+        return np.frombuffer(struct.pack(f"{len(values)}{code}", *values), code)
+    except struct.error as error:
+        raise TypeError(*error.args) from error
 
 
 def texts(values: Sequence[Any]) -> pa.Array:
@@ -65,19 +70,22 @@ def texts(values: Sequence[Any]) -> pa.Array:
     """
     present = None
     try:
-        whole = "".join(values)
+        whole = "\0".join(values).encode()
     except TypeError:
         present = _present(values)
         values = ["" if value is None else value for value in values]
-        whole = "".join(values)
-    content = whole.encode()
-    parts = values if len(content) == len(whole) else [value.encode() for value in values]
-    if len(content) > _MOST_BYTES:
-        message = f"{len(content):,} bytes of text in {len(values):,} values"
+        whole = "\0".join(values).encode()
+    if len(whole) > _MOST_BYTES:
+        message = f"{len(whole):,} bytes of text in {len(values):,} values"
         raise ValueError(message)
     ends = np.zeros(len(values) + 1, np.int32)
-    np.cumsum(np.fromiter(map(len, parts), np.int32, len(values)), out=ends[1:])
-    return _array(_TEXT, present, ends, content)
+    between = np.flatnonzero(np.frombuffer(whole, np.uint8) == 0)
+    if len(between) == len(values) - 1:  # cheaper than the length of each
+        ends[1:-1], ends[-1] = between - np.arange(len(between)), len(whole) - len(between)
+        return _array(_TEXT, present, ends, whole.replace(b"\0", b""))
+    parts = [value.encode() for value in values]  # some hold zeros themselves
+    ends[1:] = np.cumsum([len(part) for part in parts])
+    return _array(_TEXT, present, ends, b"".join(parts))
 
 
 def constant(value: str, rows: int) -> pa.Array:
@@ -135,8 +143,8 @@ def inferred(values: Sequence[Any]) -> pa.Array:
             return texts(values)
         if all(issubclass(kind, date) for kind in kinds):
             micros = [0 if value is None else nanoseconds(value) // 1000 for value in values]
-            return _array(MOMENT, _present(values), array("q", micros))
-    except (ValueError, OverflowError):  # surrogates, or a number beyond all floats
+            return _array(MOMENT, _present(values), _packed("q", micros))
+    except (TypeError, ValueError):  # surrogates, or a number beyond all floats
         pass
     return as_text(values)
 
@@ -147,8 +155,8 @@ def _numbers(values: Sequence[Any], kinds: set[type]) -> pa.Array:
         return _array(pa.bool_(), _present(values), bits)
     if all(issubclass(kind, int | np.integer) and kind is not bool for kind in kinds):
         try:
-            return _array(pa.int64(), _present(values), array("q", [0 if v is None else int(v) for v in values]))
-        except OverflowError:  # beyond 64 bits: as floats
+            return _array(pa.int64(), _present(values), _packed("q", [0 if v is None else v for v in values]))
+        except TypeError:  # beyond 64 bits: as floats
             pass
     return floats(values)
 

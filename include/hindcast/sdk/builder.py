@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from hindcast.sdk.tally import Tally
 
 # Records that become columns at once: enough for arrays to pay, few enough not to hold the interpreter for long.
-CHUNK = 1000
+CHUNK = 2000
 _POLL_S, _LINGER_S, _ADOPT_S, _EXPOSE_S = 0.05, 0.25, 60.0, 1.0
 # Finished files that the local disk did not take may be in memory up to so many bytes.
 MEMORY_BYTES = 64_000_000
