@@ -82,7 +82,7 @@ class Builder:
         with suppress(OSError):
             self.spool = open_spool()
         self._queue, self._names, self._model, self._prefix = queue, names, dict(model), prefix
-        self._max_rows, self._max_seconds = max_rows, max_seconds
+        self._max_rows, self._max_seconds, self._at_once = max_rows, max_seconds, min(CHUNK, max_rows)
         self._open_spool, self._sender, self._tally = open_spool, sender, tally
         self._columns = columns.Columns(names)
         self._pending: dict[int, Pending] = {}
@@ -126,31 +126,35 @@ class Builder:
     def _run(self) -> None:
         ending = False
         while not ending:
+            hurried = False
             with suppress(Empty):
                 self._wake.get(timeout=_POLL_S)
+                hurried = True
+                while True:  # many callers may have found the queue full
+                    self._wake.get_nowait()
             ending = self._ending  # before looking: there is a turn after the last record
             flushes = [self._flushes.popleft() for _ in range(len(self._flushes))]
             try:
-                self._turn(everything=ending or bool(flushes))
+                self._turn(hurried=hurried, everything=ending or bool(flushes))
             except Exception as error:  # noqa: BLE001 - the thread must go on, whatever a record or a disk does
                 self._tally.say("unexpected", f"logging goes on after: {error!r}", error)
             for flush in flushes:
                 flush.finished.set()
 
-    def _turn(self, *, everything: bool) -> None:
+    def _turn(self, *, hurried: bool, everything: bool) -> None:
         now = time.monotonic()
         self._look_after_spool(now)
         waiting = len(self._queue)
-        if everything or now - self._drained >= _LINGER_S:
+        if everything or hurried or now - self._drained >= _LINGER_S:
             self._drained, count = now, waiting
         else:
-            count = waiting - waiting % CHUNK
-        for start in range(0, count, CHUNK):
-            self._take([self._queue.popleft() for _ in range(min(CHUNK, count - start))])
+            count = waiting - waiting % self._at_once
+        for start in range(0, count, self._at_once):
+            self._take([self._queue.popleft() for _ in range(min(self._at_once, count - start))])
             self._finish(everything=False)
             time.sleep(0)  # a request that waits for the interpreter goes first
         self._finish(everything=everything)
-        if self.spool is not None and self.spool.spilled and (everything or len(self._queue) < CHUNK):
+        if self.spool is not None and self.spool.spilled and (everything or len(self._queue) < self._at_once):
             self._empty(self.spool)
         if now - self._exposed >= _EXPOSE_S:
             self._exposed = now
