@@ -472,3 +472,20 @@ def test_profile_and_init_read_a_bucket(world: World, place: InBucket, tmp_path:
 def test_a_connection_holds_no_secret_in_what_is_printed(place: InBucket, s3: S3Server) -> None:
     assert s3.password not in repr(place.source().__getstate__())  # type: ignore[operator]
     assert json.loads(s3.connection())["password"] == s3.password
+
+
+def test_an_object_that_came_late_is_found_by_the_sweep(place: InBucket, tmp_path: Path) -> None:
+    there = worlds.write(tmp_path / "there", hours=1, rows=60, labels="none")
+    part = f"alpha/logs/{worlds.partition(Path(), worlds.at(0))}"
+    late = (there.folder / part / "part-1.parquet").read_bytes()
+    for path in sorted(there.folder.rglob("part-0.parquet")):
+        place.put(path.relative_to(there.folder).as_posix(), path.read_bytes())
+    model_file(there, {"logs": {"uri": f"{place.uri}/alpha/logs", "connection": "lake"}})
+    path = there.models / "alpha.yaml"
+    path.write_text(yaml.safe_dump({k: v for k, v in yaml.safe_load(path.read_text()).items() if k != "labels"}))
+    assert cli(there, "check", "alpha", "--window", text(0), "--only", "quality").exit_code == 0
+    assert cli_json(there, "sweep", "alpha")["changed"] == []
+    place.put(f"{part}/part-1.parquet", late)
+    (changed,) = cli_json(there, "sweep", "alpha")["changed"]
+    assert (changed["rows"], changed["late_rows"], changed["status"]) == (60, 30, "ok")
+    assert changed["late_seconds"] > 0
