@@ -357,7 +357,7 @@ def test_a_file_of_ranges_reads_like_any_file(data: st.DataObject) -> None:
 
 
 def test_the_bound_is_some_megabytes() -> None:
-    assert PART < MOST_BYTES <= 64 << 20
+    assert PART < MOST_BYTES <= 32 << 20
 
 
 # --- whole checks ---

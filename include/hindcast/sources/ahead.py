@@ -19,11 +19,12 @@ if TYPE_CHECKING:
 
 K = TypeVar("K")
 Range = tuple[int, int]
+Content = bytes | bytearray
 # What was asked for, if a thread does it, and its size.
-_Started = tuple["Future[bytes] | None", int]
+_Started = tuple["Future[Content] | None", int]
 
 # Bytes of one request; and how many bytes, and requests, may have been fetched before anybody asked for them.
-PART, MOST_BYTES, MOST_STARTED = 8 << 20, 64 << 20, 64
+PART, MOST_BYTES, MOST_STARTED = 4 << 20, 32 << 20, 64
 # Two ranges this near to each other are fetched by one request.
 _GAP = 1 << 16
 
@@ -51,7 +52,7 @@ class Ahead(Generic[K]):
     """
 
     def __init__(
-        self, fetch: Callable[[K], bytes], submit: Callable[..., Future[bytes]], most: int = MOST_BYTES
+        self, fetch: Callable[[K], Content], submit: Callable[..., Future[Content]], most: int = MOST_BYTES
     ) -> None:
         self._fetch, self._submit, self._most = fetch, submit, most
         self._waiting: OrderedDict[K, int] = OrderedDict()
@@ -71,7 +72,7 @@ class Ahead(Generic[K]):
             self._waiting = OrderedDict((key, size) for key, size in coming.items() if key not in self._started)
             self._fill()
 
-    def take(self, keys: Sequence[K]) -> list[bytes]:
+    def take(self, keys: Sequence[K]) -> list[Content]:
         """Content of some keys, which is forgotten here.
 
         Raises
@@ -120,13 +121,13 @@ class RangedFile:
 
     closed = False
 
-    def __init__(self, size: int, fetch: Callable[[int, int], bytes], submit: Callable[..., Future[bytes]]) -> None:
+    def __init__(self, size: int, fetch: Callable[[int, int], Content], submit: Callable[..., Future[Content]]) -> None:
         self._size, self._at = size, 0
         self._ahead: Ahead[Range] = Ahead(lambda part: fetch(*part), submit)
         self._parts: list[Range] = []
         # parts that several reads share: how many are still to come, and the content once it is here
         self._uses: Counter[Range] = Counter()
-        self._shared: dict[Range, bytes] = {}
+        self._shared: dict[Range, Content] = {}
 
     def announce(self, ranges: Sequence[Range]) -> None:
         """Say which ranges will be read, whole, in this order."""

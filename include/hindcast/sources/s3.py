@@ -237,16 +237,16 @@ class S3:
         ranges = [(at, min(at + PART, item.size)) for at in range(0, item.size, PART)]
         return b"".join(_pool(os.getpid()).map(lambda part: self._range(item, *part), ranges))
 
-    def _whole(self, item: LogObject) -> bytes:
+    def _whole(self, item: LogObject) -> bytearray:
         return self._range(item, 0, item.size)
 
-    def _range(self, item: LogObject, start: int, stop: int) -> bytes:
+    def _range(self, item: LogObject, start: int, stop: int) -> bytearray:
         uri = f"{self.uri}/{item.name}"
         version = "Version" if "@" in item.etag else ""
         needed = f"s3:GetObject{version} on arn:aws:s3:::{self.bucket}/{self._root}{item.name}"
         return s3.call(self._given, uri, needed, self._once, item=item, start=start, stop=stop)
 
-    def _once(self, item: LogObject, start: int, stop: int) -> bytes:
+    def _once(self, item: LogObject, start: int, stop: int) -> bytearray:
         """Ask once for a range of the pinned object."""
         from botocore.exceptions import ClientError
 
@@ -279,7 +279,7 @@ class S3:
         return s3.client(self._given)
 
 
-def _body(body: Any, size: int, deadline: float) -> bytes:
+def _body(body: Any, size: int, deadline: float) -> bytearray:
     """The bytes of an answer, which must be `size`, and here by the deadline.
 
     Raises
@@ -287,10 +287,10 @@ def _body(body: Any, size: int, deadline: float) -> bytes:
     Interrupted
     """
     # `body.read` waits until it has all that it was asked for, however slowly it comes
-    stream, found, got = body._raw_stream, [], 0  # noqa: SLF001 - what comes as it comes is below
+    stream, content, got = body._raw_stream, bytearray(size), 0  # noqa: SLF001 - what comes as it comes is below
     try:
         while got < size and (piece := stream.read1(min(_PIECE, size - got))):
-            found.append(piece)
+            content[got : got + len(piece)] = piece
             got += len(piece)
             if time.monotonic() > deadline:
                 break
@@ -302,7 +302,7 @@ def _body(body: Any, size: int, deadline: float) -> bytes:
         message = f"its body broke off, or came too slowly: {got} of {size} bytes"
         raise s3.Interrupted(message)
     stream.release_conn()
-    return b"".join(found)
+    return content
 
 
 def _readable(name: str) -> bool:
