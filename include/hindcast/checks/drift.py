@@ -9,6 +9,7 @@ import numpy as np
 
 from hindcast.baselines import PREVIOUS_WINDOW
 from hindcast.checks.context import release
+from hindcast.checks.labels import label_of
 from hindcast.checks.levels import accepted, hours_before, just_accepted, left_out
 from hindcast.checks.refit import refitted
 from hindcast.checks.run import Result, Run
@@ -17,6 +18,7 @@ from hindcast.drift import windows
 from hindcast.drift.baseline import SCALES, TIERS, Comparison, Totals, comparisons
 from hindcast.drift.measures import FURTHER, PRIMARY, measure, p_of
 from hindcast.drift.policy import EFFECT_FLOOR, LEAST_ROWS, Decision, Series, decide, pseudo_hours, series_of
+from hindcast.profile.bins import LABEL
 from hindcast.profile.profile import INVALID, NEW, NULL, Profile, Sparse
 from hindcast.profile.scan import MISSING
 from hindcast.results import tables
@@ -124,8 +126,14 @@ def _keys(run: Run) -> list[tuple[str, dict[str, Any]]]:
 
 
 def _hourly(run: Run) -> dict[str, Any]:
-    """Key of the window's one-hour rows: those of a day that starts with it are hindcast.checks.multivariate's."""
-    return {**run.key, "scale_hours": 1}
+    """Key of the window's one-hour rows of everything but the label, which `hindcast.checks.labels` writes.
+
+    Those of a day that starts with it are hindcast.checks.multivariate's.
+    """
+    stored = run.store.rows(tables.drift, columns=("feature",), scale_hours=1, **run.key)
+    subjects = {*run.reference.features, *run.reference.bins.subjects.values(), "*"}
+    features = sorted({*subjects, *(row["feature"] for row in stored)} - {label_of(run.reference.bins)})
+    return {**run.key, "scale_hours": 1, "feature": features}
 
 
 def reference_totals(run: Run) -> Totals:
@@ -369,7 +377,12 @@ def _shown(run: Run, baseline: str) -> dict[str, str]:
     shown = {f"feature_{name}": name for name in run.reference.features}
     for column, subject in bins.subjects.items():
         known = baseline != "reference" or MISSING not in run.reference.profile.types.get(column, {MISSING: 1})
-        if not column.startswith("feature_") and set(types.get(column, {MISSING: 1})) != {MISSING} and known:
+        if (
+            not column.startswith("feature_")
+            and column != LABEL
+            and set(types.get(column, {MISSING: 1})) != {MISSING}
+            and known
+        ):
             shown[column] = subject
     return shown
 

@@ -21,6 +21,7 @@ from hindcast.performance.evaluation import (
 )
 from hindcast.performance.labels import LabelRows, Labels, gathered, label_rows, microseconds, positions_among
 from hindcast.performance.parts import evaluate_part, evaluate_parts, fingerprints, label_tables
+from hindcast.profile.bins import LABEL
 from hindcast.profile.columns import flags, is_text, open_parquet, positions
 from hindcast.profile.facts import FINGERPRINT, sidecar_files
 from hindcast.sources.base import Announced
@@ -48,7 +49,11 @@ _HELD_FILES, _HELD_ROWS = 256, 4_000_000
 def question(run: Run) -> Question:
     """What is asked of every window of a model: of segments that the reference knows, the values it knows best."""
     segments = tuple(Segment(name, columns) for name, columns in run.segment_values.items())
-    return Question(run.model.task, run.model.positive_class, segments, run.model.performance.max_segment_values)
+    bins, most = run.reference.bins, run.model.performance.max_segment_values
+    edges: tuple[float, ...] = ()
+    if LABEL in bins.numeric:
+        edges = tuple(bins.edges[bins.numeric.index(LABEL)].tolist())
+    return Question(run.model.task, run.model.positive_class, segments, most, edges)
 
 
 def evaluate(run: Run, window: Window, moments: Sequence[datetime]) -> list[Evaluation] | None:

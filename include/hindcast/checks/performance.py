@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from hindcast.checks.evaluation import Evaluation, evaluate, segment_score, sums_from_bytes
+from hindcast.checks.labels import label_rows
 from hindcast.checks.levels import accepted, hours_before, just_accepted, left_out
 from hindcast.checks.run import Result, Run, settle
 from hindcast.performance.degradation import LEAST_ROWS, SCALES, Pair, Verdict, change_percent, judge
@@ -61,6 +62,8 @@ def check(run: Run) -> Result:
             judged = _Judged(run, window, age, moment, evaluation)
             writes += judged.writes()
             degraded |= {f"{f['segment']} {f['metric']}" for f in judged.findings}
+            if age == max(run.model.performance.label_ages_hours):
+                writes.append(label_rows(run, window, age, evaluation if judged.mature else None))
             if evaluation and window == run.window:
                 facts[f"label_coverage_{age}h"] = round(evaluation.coverage, 4)
     facts["degraded"] = sorted(degraded)

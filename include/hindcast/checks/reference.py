@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 from hindcast.errors import SourceMissing, SourceUnreadable
 from hindcast.infer import infer_features
 from hindcast.profile import files
+from hindcast.profile.bins import LABEL
 from hindcast.profile.columns import ParquetFiles, as_text, column_types, nulls, positions
 from hindcast.profile.fit import feature_columns, fit_bins, kind_of
 from hindcast.profile.hashing import fingerprint64
@@ -275,6 +276,8 @@ def _kinds(model: ModelFile, types: Mapping[str, pa.DataType], columns: Mapping[
         scores = [name for name in types if name.startswith("score_")]
         kinds.update(dict.fromkeys(["score", *scores, "confidence"], "numeric"))
     kinds["latency_ms"] = "numeric"
+    if LABEL in types and kind_of(types[LABEL]):
+        kinds[LABEL] = "numeric" if model.task == "regression" else "categorical"
     return kinds
 
 

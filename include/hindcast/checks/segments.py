@@ -104,15 +104,15 @@ def _baselines(run: Run, labels: Sequence[Label], flags: Mapping[datetime, Flags
         if name == "reference":
             found.append((name, _reference(run, labels), "the reference"))
         elif name != "previous_version":
-            hours, says = _hours(run, name)
+            hours, says = seasonal_hours(run, name, run.window.start)
             if hours:
                 found.append((name, _sum(run, hours, labels, flags), says))
     return found
 
 
-def _hours(run: Run, name: str) -> tuple[Sequence[datetime], str]:
+def seasonal_hours(run: Run, name: str, start: datetime) -> tuple[Sequence[datetime], str]:
     """Hours of a baseline: of `seasonal` those of earlier weeks, else of earlier days, else the last ones."""
-    start, zone = run.window.start, run.model.zone
+    zone = run.model.zone
     if name != "seasonal":
         rows = run.history.rows(candidates(name, start, zone))
         hours = hours_of(name, start, rows, zone)

@@ -18,6 +18,7 @@ from scipy import special
 from hindcast import spread
 from hindcast.drift import moments, statistics
 from hindcast.drift.baseline import AGAIN, SCALES, TIERS, Totals
+from hindcast.profile.bins import LABEL
 from hindcast.profile.profile import NEW, NULL
 from hindcast.spread import REMEMBERED, Memory, stacked
 
@@ -62,12 +63,15 @@ class Series:
 def series_of(bins: Bins) -> list[Series]:
     """Every series of `bins`, in a fixed order: features, and the distributions of what the model puts out.
 
-    Latency is left to the performance check, and a prediction that is missing is an error, which is judged there too.
+    Latency is left to the performance check, labels come at ages of their own, and a prediction that is missing is an
+    error, which is judged there too.
     """
     numeric = [(c, i) for i, c in enumerate(bins.numeric) if c.startswith("feature_")]
     categorical = [(c, i) for i, c in enumerate(bins.categorical) if c.startswith("feature_")]
-    put_out = [(c, i) for i, c in enumerate(bins.numeric) if not c.startswith("feature_") and c != "latency_ms"]
-    classes = [(c, i) for i, c in enumerate(bins.categorical) if not c.startswith("feature_")]
+    put_out = [
+        (c, i) for i, c in enumerate(bins.numeric) if not c.startswith("feature_") and c not in {"latency_ms", LABEL}
+    ]
+    classes = [(c, i) for i, c in enumerate(bins.categorical) if not c.startswith("feature_") and c != LABEL]
     return [
         *(Series(c, "ks", i) for c, i in numeric + put_out),
         *(Series(c, "phi", i) for c, i in categorical + classes),

@@ -55,6 +55,8 @@ class Question:
     positive_class : bool, int, float or str
         Of a binary task.
     segments : tuple of Segment
+    label_edges : tuple of float
+        Regression: labels are counted in these bins, right-closed; none, and they are not counted.
     most : int
         Values of a segment whose values are not given.
     """
@@ -63,6 +65,7 @@ class Question:
     positive_class: object = 1
     segments: tuple[Segment, ...] = ()
     most: int = 20
+    label_edges: tuple[float, ...] = ()
 
     def wants(self, names: Iterable[str]) -> list[str]:
         """Columns of the row facts that an evaluation reads, of those that there are."""
@@ -96,6 +99,8 @@ class Part:
         about 0 and 1 that have a class beyond these.
     segments : dict
         (column, value) -> sums; ``("*", "")`` is the whole.
+    labels : dict
+        Class, or number of the bin, of the known labels -> rows.
     """
 
     task: Task
@@ -104,6 +109,7 @@ class Part:
     others: tuple[frozenset[str], frozenset[str]] = (frozenset(), frozenset())
     outcomes: Mapping[tuple[str | None, bool], Outcomes] = field(default_factory=dict)
     segments: Mapping[tuple[str, str], Sums] = field(default_factory=dict)
+    labels: Mapping[str, int] = field(default_factory=dict)
 
     def __add__(self, other: Part) -> Part:
         nothing = Outcomes(self.task)
@@ -118,6 +124,7 @@ class Part:
             (two(self.others[0] | other.others[0]), two(self.others[1] | other.others[1])),
             {key: self.outcomes.get(key, nothing) + other.outcomes.get(key, nothing) for key in keys},
             segments,
+            {k: self.labels.get(k, 0) + other.labels.get(k, 0) for k in sorted({*self.labels, *other.labels})},
         )
 
     def to_bytes(self) -> bytes:
@@ -130,6 +137,7 @@ class Part:
             "others": [sorted(names) for names in self.others],
             "outcomes": sorted(outcomes, key=lambda row: (row[0] is not None, row[0] or "", row[1])),
             "segments": sorted([*key, *map(hex, sums)] for key, sums in self.segments.items()),
+            "labels": dict(sorted(self.labels.items())),
         }
         return zlib.compress(json.dumps(content, sort_keys=True).encode(), 1)
 
@@ -152,6 +160,7 @@ class Part:
                 (truths, predictions),
                 {(name, odd): Outcomes.from_bytes(base64.b64decode(each)) for name, odd, each in read["outcomes"]},
                 {(row[0], row[1]): _sums(int(digits, 16) for digits in row[2:]) for row in read["segments"]},
+                read["labels"],
             )
         except (zlib.error, ValueError, KeyError, TypeError) as error:
             message = f"a stored part of an evaluation is damaged: {error}"
@@ -193,6 +202,8 @@ class Evaluation:
     service : Service
     columns : frozenset of str
         Of ``ground_truth`` and the segments' columns, those that the row facts have.
+    labels : dict
+        Class, or number of the bin, of the known labels -> rows.
     """
 
     outcomes: Outcomes
@@ -203,10 +214,12 @@ class Evaluation:
     versions: tuple[str, ...] = ("unknown",)
     service: Service = field(default_factory=Service)
     columns: frozenset[str] = frozenset()
+    labels: Mapping[str, int] = field(default_factory=dict)
 
     def to_bytes(self) -> bytes:
         """What baselines are summed from."""
-        content = {"all": base64.b64encode(self.outcomes.to_bytes()).decode(), "segments": self.segments}
+        whole = base64.b64encode(self.outcomes.to_bytes()).decode()
+        content = {"all": whole, "segments": self.segments, "labels": dict(self.labels)}
         return zlib.compress(json.dumps(content, sort_keys=True).encode(), 1)
 
 
@@ -214,6 +227,12 @@ def sums_from_bytes(content: bytes) -> tuple[Outcomes, dict[str, tuple[float, fl
     """Read what `Evaluation.to_bytes` wrote: the whole window's outcomes, and the segments' sums."""
     read = json.loads(zlib.decompress(content))
     return Outcomes.from_bytes(base64.b64decode(read["all"])), {k: tuple(v) for k, v in read["segments"].items()}
+
+
+def labels_from_bytes(content: bytes) -> dict[str, int]:
+    """Labels of what `Evaluation.to_bytes` wrote; none of what an earlier version wrote."""
+    labels: dict[str, int] = json.loads(zlib.decompress(content)).get("labels", {})
+    return labels
 
 
 def segment_score(task: str, sums: Sequence[float]) -> Score:
@@ -258,6 +277,7 @@ def evaluation(question: Question, part: Part) -> Evaluation:
         tuple(sorted({name or "unknown" for name in names})) or ("unknown",),
         part.service,
         part.columns,
+        part.labels,
     )
 
 

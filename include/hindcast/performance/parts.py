@@ -193,6 +193,15 @@ def _names(dictionary: pa.Array) -> list[str]:
     return names
 
 
+def _counted(truth: _Coded) -> dict[str, int]:
+    """Rows of each class among the known labels."""
+    counts, found = np.bincount(truth.codes + 1, minlength=len(truth.names) + 1)[1:].tolist(), dict[str, int]()
+    for name, rows in zip(map(class_name, truth.names), counts, strict=True):
+        if rows and name is not None:
+            found[name] = found.get(name, 0) + rows
+    return found
+
+
 class _Rows:
     """The columns of some rows, made ready once for any moment."""
 
@@ -218,17 +227,22 @@ class _Rows:
             error = np.abs(p - y)
             known = (np.abs(y) < LARGEST) & (np.abs(p) < LARGEST)
         outcomes = self._by_version(finite, lambda rows: Outcomes.regression(y[rows], p[rows]))
-        return {"outcomes": outcomes, "segments": self._error_sums(error, known)}
+        counted: dict[str, int] = {}
+        if self.question.label_edges:
+            bins = np.searchsorted(np.array(self.question.label_edges), y[np.isfinite(y)], side="left")
+            counted = {str(k): n for k, n in enumerate(np.bincount(bins).tolist()) if n}
+        return {"outcomes": outcomes, "segments": self._error_sums(error, known), "labels": counted}
 
     def classes(self, labels: Labels | None, late: Ints | None) -> dict[str, Any]:
         """Outcomes, segments and classes of a classification; `late` is each row's label, -1 without."""
         truth = self._truth(labels, late)
+        counted = {"labels": _counted(truth)}
         said = _coded(pa.nulls(self.n)) if self.prediction is None else _coded(self.prediction)
         if self.prediction is None:
             truth = _coded(pa.nulls(self.n))
         if self.question.task == "multiclass":
-            return self._multiclass(truth, said)
-        return self._binary(truth, said)
+            return self._multiclass(truth, said) | counted
+        return self._binary(truth, said) | counted
 
     def _truth(self, labels: Labels | None, late: Ints | None) -> _Coded:
         inline = _coded(pa.nulls(self.n) if self.inline is None else self.inline)

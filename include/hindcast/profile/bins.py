@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 PROBABILITY_EDGES: Floats = np.linspace(0, 1, 1001)
 LATENCY_EDGES: Floats = np.geomspace(1e-2, 1e7, 721)
 OUTPUTS = ("prediction", "score", "confidence", "latency_ms")
+LABEL = "ground_truth"
 GUARDS = (0.5, 2.0, 10.0, 100.0)
 MAX_CATEGORIES = 1000
 
