@@ -7,6 +7,8 @@
           ├─ perform  ─┤
           └─ explain  ─┘                    (any task failed) ── watcher
 
+A model that asks for complete logs (``logs.ready``) has a task ``wait`` before ``pull``, which gives its worker back.
+
 Adding a model is adding a file to ``include/models``. A file that is wrong becomes a DAG that says what is wrong with
 it, and stops no other.
 """
@@ -114,6 +116,14 @@ def hourly(model: ModelFile) -> None:
             return make(task_id, str(model.path), *pulled)
 
         pull = check("pull")
+        wait = None
+        if model.logs.ready:
+            # Only here: a DAG that waits for nothing does not pay for the import.
+            from hindcast.waiting import WaitForLogs
+
+            minutes = timedelta(minutes=model.logs.ready.wait_minutes + 15)
+            wait = WaitForLogs(task_id="wait", model_file=str(model.path), execution_timeout=minutes)
+            wait >> pull
         checks = [check(task_id) for task_id in ("validate", "detect", "perform", "explain")]
         # After all checks, however they ended. No trigger rule says "but not after a pull that failed" while it accepts
         # checks that nobody asked for, so triage is given what pull returned, and skips itself when that is nothing.
@@ -123,7 +133,7 @@ def hourly(model: ModelFile) -> None:
         # Triage and push run after a failed check, and would make the run green.
         watcher = task(task_id="watcher", trigger_rule=TriggerRule.ONE_FAILED, retries=0)(tasks.watch)()
         pull >> checks >> triage >> push
-        [pull, *checks, triage, push] >> watcher
+        [*([wait] if wait else []), pull, *checks, triage, push] >> watcher
 
 
 def broken(stem: str, error: ConfigError) -> None:

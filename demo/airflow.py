@@ -36,7 +36,8 @@ from typing import TYPE_CHECKING, Any, Self
 
 import psutil  # type: ignore[import-untyped]  # has no stubs
 
-from hindcast.errors import HindcastError
+from hindcast import config
+from hindcast.errors import ConfigError, HindcastError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping
@@ -52,6 +53,8 @@ COMPONENTS = {
     "scheduler": ["scheduler", "--skip-serve-logs"],
     "dag-processor": ["dag-processor"],
 }
+# Only where a model file asks to wait for complete logs: it looks for them while no worker is busy.
+TRIGGERER = {"triggerer": ["triggerer", "--skip-serve-logs"]}
 HEALTHY_WITHIN = 180.0
 STOPPED_WITHIN = 30.0
 LOG_TAIL = 30
@@ -108,6 +111,7 @@ class Airflow:
         """
         if all(self.processes().values()):
             return False
+        needed = self.components
         self.down()
         self.home.mkdir(parents=True, exist_ok=True)
         self.home.chmod(0o700)  # the database holds connections and sessions
@@ -116,7 +120,7 @@ class Airflow:
         environment = self._environment(port)
         try:
             self._migrate(environment)
-            for name, arguments in COMPONENTS.items():
+            for name, arguments in needed.items():
                 self._start(name, arguments, environment)
             _wait_until(self._is_healthy, HEALTHY_WITHIN, lambda: f"Airflow did not become healthy\n{self._tails()}")
         except BaseException:
@@ -129,7 +133,7 @@ class Airflow:
         if self._client is not None:
             self._client.close()
             self._client = None
-        groups = [pid for name in COMPONENTS if (pid := self._pid(name)) and _members(pid)]
+        groups = [pid for name in COMPONENTS | TRIGGERER if (pid := self._pid(name)) and _members(pid)]
         for group in groups:
             _signal(group, signal.SIGTERM)
         deadline = time.monotonic() + STOPPED_WITHIN
@@ -139,14 +143,24 @@ class Airflow:
             _signal(group, signal.SIGKILL)
         while self._children:
             self._children.pop().wait()
-        for name in COMPONENTS:
+        for name in COMPONENTS | TRIGGERER:
             self._pid_file(name).unlink(missing_ok=True)
         return bool(groups)
 
     def processes(self) -> dict[str, int | None]:
         """Process id of each component, None where it does not run."""
-        pids = {name: self._pid(name) for name in COMPONENTS}
+        pids = {name: self._pid(name) for name in self.components}
         return {name: pid if pid and pid in _members(pid) else None for name, pid in pids.items()}
+
+    @property
+    def components(self) -> dict[str, list[str]]:
+        """What has to run for the model files that are there."""
+        place = self.extra.get("HINDCAST_CONFIG") or os.environ.get("HINDCAST_CONFIG") or ROOT / "include" / "models"
+        try:
+            models = [item for item in config.load_all(place) if not isinstance(item, ConfigError)]
+        except ConfigError:  # the DAGs will say so
+            models = []
+        return COMPONENTS | TRIGGERER if any(model.logs.ready for model in models) else COMPONENTS
 
     def _pid(self, name: str) -> int | None:
         try:
@@ -262,11 +276,16 @@ class Airflow:
             answer.raise_for_status()
         except httpx.HTTPError:
             return {"metadatabase": None}
-        parts = ("metadatabase", "scheduler", "dag_processor")
+        parts = [
+            "metadatabase",
+            "scheduler",
+            "dag_processor",
+            *(["triggerer"] if "triggerer" in self.components else []),
+        ]
         return {part: answer.json()[part]["status"] for part in parts}
 
     def _tails(self) -> str:
-        return "\n".join(f"--- {name}\n{_tail(self._log_file(name))}" for name in COMPONENTS)
+        return "\n".join(f"--- {name}\n{_tail(self._log_file(name))}" for name in self.components)
 
     # --- REST ---
 

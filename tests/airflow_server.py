@@ -77,6 +77,7 @@ def write_logs(folder: Path) -> None:
         )
         labels = table.select(["prediction_id", "ground_truth"]).append_column("label_timestamp", came)
         write_hour(folder / "labels", hour + timedelta(hours=1), labels)
+    (folder / "patient").mkdir()
     pq.write_table(rows(FIRST_HOUR - timedelta(days=30), 2000, seed=99), folder / "reference.parquet")
 
 
@@ -98,7 +99,12 @@ def write_models(folder: Path) -> None:
     }
     lost = {**steady, "model": "lost", "logs": {"uri": "../data/nowhere"}}
     folder.mkdir()
-    for model in (steady, lost):
+    # Waits for its newest hour, so that a triggerer runs.
+    ready = {"marker": "_SUCCESS", "wait_minutes": 300}
+    patient = {**steady, "model": "patient", "logs": {"uri": "../data/patient", "ready": ready}, "labels": None}
+    patient |= {"schedule": {"hourly": "manual", "settle_minutes": 0}}
+    del patient["labels"]
+    for model in (steady, lost, patient):
         (folder / f"{model['model']}.yaml").write_text(yaml.safe_dump(model))
     (folder / "broken.yaml").write_text(yaml.safe_dump({**steady, "model": "broken", "drift": {"seasonal_week": 1}}))
 

@@ -1,12 +1,13 @@
 """The DAGs in a real scheduler; every run is triggered first, so that they share one wait."""
 
 import subprocess
+import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 from demo.airflow import COMPONENTS, Airflow, AirflowError
-from tests.airflow_server import FIRST_HOUR, LOGGED_HOURS, ROWS, Watched
+from tests.airflow_server import FIRST_HOUR, LOGGED_HOURS, ROWS, Watched, rows, write_hour
 
 from hindcast.results import tables
 from hindcast.results.sql import Store
@@ -15,6 +16,7 @@ from hindcast.tasks import CHECK_OF_TASK
 STEADY = "hindcast_hourly__steady"
 LOST = "hindcast_hourly__lost"
 BROKEN = "hindcast_hourly__broken"
+PATIENT = "hindcast_hourly__patient"
 DAILY = "hindcast_daily__steady"
 INCIDENT = "hindcast_incident"
 # One Airflow for all of them, also when the tests are spread over processes.
@@ -36,6 +38,7 @@ RUNS = {
     "nonsense": (LOST, {"window_start": "yesterday"}),
     "lost": (LOST, {"window_start": hour(0)}),
     "broken": (BROKEN, {}),
+    "patient": (PATIENT, {}),
 }
 
 
@@ -138,6 +141,26 @@ def test_missing_logs_make_the_run_red_on_the_first_try(watched: Watched, trigge
     assert (row["status"], "data/nowhere" in row["reason"]) == ("error", True)
 
 
+def test_a_run_waits_for_its_marker_without_a_worker(watched: Watched, triggered: dict, store: Store) -> None:
+    path = f"/dags/{PATIENT}/dagRuns/{triggered['patient']}"
+    task = f"{path}/taskInstances/wait"
+    deadline = time.monotonic() + 60
+    while watched.airflow.request("GET", task)["state"] != "deferred" and time.monotonic() < deadline:
+        time.sleep(0.5)
+    waiting = watched.airflow.request("GET", task)
+    assert (waiting["state"], waiting["trigger"]["classpath"]) == ("deferred", "hindcast.waiting.LogsReady")
+    due = datetime.fromisoformat(watched.airflow.request("GET", path)["run_after"]).astimezone(UTC)
+    window = due.replace(minute=0, second=0, microsecond=0) - timedelta(hours=1)
+    logs = watched.airflow.home.parent / "data" / "patient"
+    write_hour(logs, window, rows(window, ROWS, seed=1))
+    (logs / f"date={window:%Y-%m-%d}" / f"hour={window:%H}" / "_SUCCESS").touch()
+    state, states = watched.airflow.wait(PATIENT, triggered["patient"])
+    assert (state, states) == ("success", {"wait": "success", **GREEN})
+    assert watched.airflow.xcom(PATIENT, triggered["patient"], "wait") == {"ready": True, "reason": ""}
+    row = store.rows(tables.windows, model_name="patient", window_start=window)[0]
+    assert (row["status"], row["rows"]) == ("ok", ROWS)
+
+
 def test_a_form_that_makes_no_sense_says_why(watched: Watched, triggered: dict) -> None:
     state, states = watched.airflow.wait(LOST, triggered["nonsense"])
     assert (state, states["pull"]) == ("failed", "failed")
@@ -178,6 +201,7 @@ def test_the_day_is_rolled_up(watched: Watched, triggered: dict, store: Store) -
 @pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="reads the libraries of a process in /proc")
 def test_the_scheduler_alone_holds_what_its_tasks_inherit(watched: Watched) -> None:
     pids = watched.airflow.processes()
+    del pids["triggerer"]  # it looks at files, once a run waits
     holds = {name for name, pid in pids.items() if "libarrow" in Path(f"/proc/{pid}/maps").read_text()}
     assert holds == {"scheduler"}
 
@@ -198,7 +222,8 @@ def test_secrets_are_for_their_owner_alone(watched: Watched) -> None:
 
 def test_a_taken_port_is_left_alone(watched: Watched) -> None:
     assert not watched.airflow.url.endswith(f":{watched.taken_port}")
-    assert watched.airflow.health() == dict.fromkeys(("metadatabase", "scheduler", "dag_processor"), "healthy")
+    parts = ("metadatabase", "scheduler", "dag_processor", "triggerer")
+    assert watched.airflow.health() == dict.fromkeys(parts, "healthy")
 
 
 def test_nobody_is_let_in_without_the_password(watched: Watched) -> None:

@@ -71,12 +71,14 @@ def _checks(given: str | None) -> list[str]:
 @click.option("--window", required=True, metavar="T", help="Hour to check, such as 2013-04-16T15.")
 @click.option("--only", metavar="CHECK,…", help="quality, drift, performance, importance; all by default.")
 @click.option("--as-of", metavar="T", help="What was not known then does not exist.")
+@click.option("--incomplete", is_flag=True, help="Read it as it stands, though logs.ready still waits for more.")
 @_common
 def check(
     model: str,
     window: str,
     only: str | None,
     as_of: str | None,
+    incomplete: bool,  # noqa: FBT001
     config: str | None,
     results: str | None,
     as_json: bool,  # noqa: FBT001
@@ -89,6 +91,10 @@ def check(
     run = Run.open(model, Window.parse(window), parse_time(as_of) if as_of else None, config=config, results=results)
     if "pull" not in wanted and not run.store.rows(tables.windows, **run.key):
         wanted.insert(0, "pull")
+    if "pull" in wanted and run.model.logs.ready and not incomplete:
+        from hindcast.ready import refuse_unless_ready
+
+        refuse_unless_ready(run.model, run.logs, run.window, datetime.now(UTC))
     found: dict[str, Any] = {}
     failure: HindcastError | None = None
     for name in wanted:

@@ -141,6 +141,22 @@ class Place(_Section):
     connection: str | None = None
 
 
+class Ready(_Section):
+    """When a window's logs are complete, all of what is given; after `wait_minutes` it is read as it stands."""
+
+    marker: Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}$")] | None = None
+    min_objects: int | None = Field(None, ge=1)
+    min_rows: int | None = Field(None, ge=1)
+    wait_minutes: int = Field(30, ge=1, le=300)
+
+    @model_validator(mode="after")
+    def _something(self) -> Ready:
+        if self.marker is None and self.min_objects is None and self.min_rows is None:
+            message = "needs marker, min_objects or min_rows"
+            raise ValueError(message)
+        return self
+
+
 class Logs(Place):
     """The prediction logs, and when a window of them is good enough.
 
@@ -152,6 +168,14 @@ class Logs(Place):
     max_unreadable: Fraction = 1.0
     late_hours: int = Field(48, ge=0, le=24 * 35)
     duplicates: Literal["count", "drop"] = "count"
+    ready: Ready | None = None
+
+    @model_validator(mode="after")
+    def _marks(self) -> Logs:
+        if self.ready and self.uri.startswith("bq://") and (self.ready.marker or self.ready.min_objects):
+            message = f"ready: a table such as {self.uri} has neither a marker nor objects; allowed: min_rows"
+            raise ValueError(message)
+        return self
 
 
 class Reference(_Section):

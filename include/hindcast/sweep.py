@@ -7,12 +7,13 @@ again at every age that has passed.
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from hindcast.checks.pull import pinned
 from hindcast.checks.run import CHECKS, Run, execute, ripe
 from hindcast.errors import HindcastError, UsageError
+from hindcast.ready import pinned, readiness
 from hindcast.results import tables
 from hindcast.sources.base import Streamed
 from hindcast.window import HOUR, Window, text
@@ -125,7 +126,9 @@ def sweep(store: Store, model: ModelFile, start: datetime, end: datetime, now: d
 
 
 def _differs(run: Run, row: Row) -> bool:
-    manifest = pinned(run)
+    if json.loads(row["details"] or "{}").get("incomplete") and readiness(run.model, run.logs, run.window).ready:
+        return True
+    manifest = pinned(run.model, run.logs, run.window)
     if isinstance(run.logs, Streamed):  # its manifest names a moment, which is another each time
         return sum(run.logs.count(item) for item in manifest.objects) != int(row["rows"])
     return manifest.digest != str(row["manifest_digest"])

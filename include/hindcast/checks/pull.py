@@ -9,18 +9,20 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow.parquet as pq
 
-from hindcast.checks.run import Result, Run, settle
+from hindcast.checks.run import Result, Run
 from hindcast.engines.base import Plan
 from hindcast.engines.choice import choose, open_engine
 from hindcast.errors import SourceUnreadable
 from hindcast.profile.facts import Sidecar
 from hindcast.profile.scan import Expected
+from hindcast.ready import pinned, readiness
 from hindcast.results import tables
 from hindcast.unfinished import unfinished
 
 if TYPE_CHECKING:
     from hindcast.engines.base import Scan
     from hindcast.engines.choice import Choice
+    from hindcast.ready import Readiness
     from hindcast.sources.base import Manifest
 
 logger = logging.getLogger(__name__)
@@ -34,26 +36,13 @@ def check(run: Run) -> Result:
     SourceMissing
         The root of the logs is not there.
     """
-    manifest = pinned(run)
+    complete = readiness(run.model, run.logs, run.window)
+    manifest = pinned(run.model, run.logs, run.window)
     choice = choose(run.model, manifest)
     logger.info("%s %s: read by engine %s (%s)", run.model.model, run.window, choice.name, choice.reason)
     scan = open_engine(choice.name, run.model).scan(plan_of(run, manifest))
     _write_sample(run, scan)
-    return _result(run, manifest, choice, scan)
-
-
-def pinned(run: Run) -> Manifest:
-    """The objects that may hold rows of the window, as they are now.
-
-    Raises
-    ------
-    SourceMissing
-        The root of the logs is not there.
-    """
-    manifest = run.logs.manifest(run.window.start, run.window.end)
-    if manifest.layout == "flat":
-        manifest = run.logs.manifest(run.window.start, run.window.end + settle(run.model))
-    return manifest
+    return _result(run, manifest, choice, scan, complete)
 
 
 def plan_of(run: Run, manifest: Manifest) -> Plan:
@@ -104,8 +93,16 @@ def _write_sample(run: Run, scan: Scan) -> None:
     temporary.replace(path)
 
 
-def _status(run: Run, manifest: Manifest, scan: Scan) -> tuple[str, str]:
-    """Status of the window, and its reason."""
+def _status(run: Run, manifest: Manifest, scan: Scan, complete: Readiness) -> tuple[str, str]:
+    """Status of the window, and its reason; what was not complete when it was read is partial at best."""
+    status, reason = _read_status(run, manifest, scan)
+    if complete.ready:
+        return status, reason
+    said = f"not complete ({complete.reason}), read as it stood"
+    return "partial" if status == "ok" else status, f"{said}; {reason}" if reason else said
+
+
+def _read_status(run: Run, manifest: Manifest, scan: Scan) -> tuple[str, str]:
     faults, objects = scan.faults, len(manifest.objects)
     if objects and len(faults) == objects:
         return "failed", f"none of {objects} objects could be read; first: {next(iter(faults.values()))}"
@@ -120,8 +117,8 @@ def _status(run: Run, manifest: Manifest, scan: Scan) -> tuple[str, str]:
     return "ok", f"the logs lack {', '.join(sorted(scan.noted.missing))}" if scan.noted.missing else ""
 
 
-def _result(run: Run, manifest: Manifest, choice: Choice, scan: Scan) -> Result:
-    status, reason = _status(run, manifest, scan)
+def _result(run: Run, manifest: Manifest, choice: Choice, scan: Scan, complete: Readiness) -> Result:
+    status, reason = _status(run, manifest, scan, complete)
     profile, noted = scan.profile, scan.noted
     rows = 0 if status == "failed" else profile.rows
     if status == "failed":  # what could be read of it is judged at no later label age either
@@ -133,6 +130,7 @@ def _result(run: Run, manifest: Manifest, choice: Choice, scan: Scan) -> Result:
         "unreadable": scan.faults,
         "unknown_columns": sorted(name.removeprefix("feature_") for name in scan.unknown),
         "missing_columns": sorted(noted.missing),
+        **({} if complete.ready else {"incomplete": complete.reason}),
         "versions": dict(sorted(noted.versions.items())),
     }
     row = {

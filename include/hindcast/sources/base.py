@@ -73,6 +73,14 @@ class Source(Protocol):
 
 
 @runtime_checkable
+class Marked(Protocol):
+    """A source of files, beside which others may lie that say something about them."""
+
+    def has(self, name: str) -> bool:
+        """Whether anything lies under a name below the root, finished or not, empty or not."""
+
+
+@runtime_checkable
 class Announced(Protocol):
     """A source that is far away: what it is told of, it fetches ahead."""
 

@@ -49,6 +49,10 @@ class Folder:
         named = ((flush_time(path.stem), path) for path in self._root.glob("*.parquet"))
         return Manifest("flat", self._pinned(path for time, path in named if time and start <= time <= end))
 
+    def has(self, name: str) -> bool:
+        """Whether a file lies under a name below the root."""
+        return (self._root / name).exists()
+
     def open(self, item: LogObject, dictionaries: Sequence[str] = ()) -> pq.ParquetFile:
         """One object, as it was pinned.
 

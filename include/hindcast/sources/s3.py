@@ -113,6 +113,11 @@ class S3:
             raise SourceMissing(message)
         return found
 
+    def has(self, name: str) -> bool:
+        """Whether an object lies under a name below the root."""
+        found = next(self._listed(name), None)
+        return found is not None and found.name == name
+
     def _is_partitioned(self) -> bool:
         """Whether there is any ``date=*`` folder; once there is, there always is."""
         if not self._partitioned:
