@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from hindcast.errors import SourceMissing, SourceUnreadable
 from hindcast.profile import files
-from hindcast.profile.columns import column_types, source_name
+from hindcast.profile.columns import column_types, flat_schema, source_name
 from hindcast.profile.fit import feature_columns, fit_bins, kind_of
 from hindcast.profile.profile import high_cardinality
 from hindcast.profile.scan import Scanner
@@ -53,7 +53,7 @@ def profile_files(
     known = given.bins if given else None
     threads = usable_threads()
     opened = parquet_files(*uris, connection=connection)
-    if known and "feature_" in feature_columns(opened[0].schema_arrow.names):
+    if known and "feature_" in feature_columns(flat_schema(opened[0].schema_arrow).names):
         prefix, kinds = "feature_", {}  # whatever the other files have
     else:
         types = column_types(opened)

@@ -10,6 +10,7 @@ import pyarrow as pa
 from hindcast.engines.base import Plan, Scan
 from hindcast.engines.repeats import Repeats, find_repeats
 from hindcast.errors import SourceUnreadable
+from hindcast.profile.columns import flat_schema
 from hindcast.profile.facts import RowFacts
 from hindcast.profile.scan import Scanner
 from hindcast.sources.base import Announced, Streamed
@@ -109,7 +110,7 @@ def _read(
     plan: Plan,
     item: LogObject,
     faults: dict[str, str],
-    kept: Callable[[int], Flags | None],
+    kept: Callable[[pq.ParquetFile], Flags | None],
 ) -> set[str]:
     """Add one object; returns its feature columns."""
     if isinstance(plan.source, Streamed):
@@ -123,14 +124,14 @@ def _read(
         faults[item.name] = str(error)
         return set()
     try:
-        scanner.read(file, kept(file.metadata.num_rows))
+        scanner.read(file, kept(file))
     except (OSError, pa.ArrowException, SourceUnreadable) as error:
         facts.discard()
         raise _Broken(item.name, _why(item.name, error)) from error
     except BaseException:
         facts.discard()
         raise
-    return {name for name in file.schema_arrow.names if name.startswith("feature_")}
+    return {name for name in flat_schema(file.schema_arrow).names if name.startswith("feature_")}
 
 
 def stream(scanner: Scanner, source: Streamed, item: LogObject, columns: Sequence[str], facts: RowFacts) -> None:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pyarrow as pa
 
-from hindcast.profile.columns import as_text, buffer_values, nulls, positions, row_groups
+from hindcast.profile.columns import as_text, buffer_values, flat_schema, nulls, positions, row_groups
 from hindcast.profile.facts import as_moments, within
 from hindcast.profile.hashing import fingerprint64
 from hindcast.profile.sampling import DuplicateCounter
@@ -53,11 +53,11 @@ class Repeats:
     rows: int = 0
     marks: dict[int, Bytes] = field(default_factory=dict)
 
-    def kept(self, item: int, rows: int) -> Flags | None:
+    def kept(self, item: int, file: pq.ParquetFile) -> Flags | None:
         """Which rows of an object stay, (n,); None if all do."""
         if item not in self.marks:
             return None
-        stay: Flags = np.unpackbits(self.marks[item], count=rows) == 0
+        stay: Flags = np.unpackbits(self.marks[item], count=file.metadata.num_rows) == 0
         return stay
 
 
@@ -98,7 +98,7 @@ def _mark(found: Repeats, plan: Plan, items: Sequence[int], opened: Open, repeat
             rows = np.flatnonzero(judged & (repeated[place] == keys))
             if rows.size:
                 flags[at + rows] = True
-                content = _content(block, file.schema_arrow.names if file else (), rows)
+                content = _content(block, flat_schema(file.schema_arrow).names if file else (), rows)
                 where = np.full(rows.size, item, np.int64)
                 stays = np.hstack([stays, np.stack([keys[rows], moments[rows], content, where, at + rows])])
                 stays = _first_of_each(stays) if stays.shape[1] > _MOST_ROWS else stays
@@ -120,7 +120,7 @@ def _blocks(file: pq.ParquetFile | None, *, whole: bool) -> Iterator[tuple[Block
     if file is None:
         return
     at = 0
-    schema = file.schema_arrow
+    schema = flat_schema(file.schema_arrow)
     names = dict.fromkeys(schema.names) if whole else [name for name in (_ID, _TIME) if name in schema.names]
     for block in row_groups(file, list(names), schema=schema):
         yield block, at

@@ -281,6 +281,8 @@ def as_floats(values: pa.Array) -> Floats:
     ([1.5, nan, nan], [1.0, nan])
     """
     try:
+        if pa.types.is_decimal(values.type):  # by way of text: the direct cast makes 2.0100000000000002 of 2.01
+            values = values.cast(pa.string())
         numbers = values.cast(pa.float64(), safe=False)
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
         return np.array([_number(value) for value in values.to_pylist()], np.float64)

@@ -88,12 +88,43 @@ def column_types(files: Iterable[pq.ParquetFile]) -> dict[str, pa.DataType]:
     types: dict[str, pa.DataType] = {}
     last = pa.schema([])
     for file in files:
-        schema = file.schema_arrow
+        schema = flat_schema(file.schema_arrow)
         if not schema.equals(last):
             for field in schema:
                 types.setdefault(field.name, field.type)
         last = schema
     return types
+
+
+def flat_schema(schema: pa.Schema) -> pa.Schema:
+    """Schema with the fields of structs as columns of their own, under dotted names.
+
+    Examples
+    --------
+    >>> flat_schema(pa.schema({"a": pa.struct({"b": pa.int8(), "c": pa.struct({"d": pa.bool_()})})})).names
+    ['a.b', 'a.c.d']
+    """
+    if not any(map(_has_fields, schema.types)):
+        return schema
+    return pa.schema([leaf for field in schema for leaf in _fields(field.name, field.type)])
+
+
+def _fields(name: str, kind: pa.DataType) -> list[tuple[str, pa.DataType]]:
+    if not _has_fields(kind):
+        return [(name, kind)]
+    inner = (kind.field(i) for i in range(kind.num_fields))
+    return [leaf for field in inner for leaf in _fields(f"{name}.{field.name}", field.type)]
+
+
+def _has_fields(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_struct(kind) and kind.num_fields)
+
+
+def flat(table: pa.RecordBatch | pa.Table) -> pa.RecordBatch | pa.Table:
+    """The same rows, with the fields of structs as columns: null where the struct is."""
+    while any(map(_has_fields, table.schema.types)):
+        table = table.flatten()
+    return table
 
 
 def source_name(column: str, prefix: str) -> str:
@@ -169,7 +200,7 @@ class RowGroup:
     def column(self, name: str) -> pa.Array:
         """Decode one column."""
         names = [name] if name in self._readable else []
-        found = self._file.read_row_group(self._group, columns=names, use_threads=False)
+        found = flat(self._file.read_row_group(self._group, columns=names, use_threads=False))
         return Rows(sound(found)).column(name)
 
 
@@ -195,7 +226,7 @@ def row_groups(
     coded : bool
         Whether a column may be a dictionary; where none is, there are no codes to look at.
     """
-    schema = file.schema_arrow if schema is None else schema
+    schema = flat_schema(file.schema_arrow) if schema is None else schema
     # a column that stands twice cannot be read by its name
     readable = {name: None for name in names if schema.get_field_index(name) >= 0}
     chosen = range(file.num_row_groups) if groups is None else list(groups)
@@ -206,7 +237,7 @@ def row_groups(
         if block.rows * max(len(names), 1) > _CELLS_AT_ONCE:
             yield block
         elif block.rows:
-            found = file.read_row_group(group, columns=list(readable), use_threads=False)
+            found = flat(file.read_row_group(group, columns=list(readable), use_threads=False))
             yield Rows(sound(found) if coded else found)
 
 

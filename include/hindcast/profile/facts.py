@@ -250,6 +250,8 @@ def _is_score(name: str) -> bool:
 def _as_numbers(values: pa.Array) -> pa.Array:
     """Float64; all null where a value cannot be one, which the profile counts as invalid."""
     try:
+        if pa.types.is_decimal(values.type):  # by way of text: the direct cast makes 2.0100000000000002 of 2.01
+            values = values.cast(pa.string())
         return values.cast(pa.float64(), safe=False)
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
         return pa.nulls(len(values), pa.float64())

@@ -9,7 +9,17 @@ import pyarrow as pa
 
 from hindcast.errors import SourceUnreadable
 from hindcast.profile.bins import LATENCY_EDGES, PROBABILITY_EDGES, Bins, fit_categories, fit_edges
-from hindcast.profile.columns import arrow, floats, is_text, positions, row_groups, source_name, texts, type_name
+from hindcast.profile.columns import (
+    arrow,
+    flat_schema,
+    floats,
+    is_text,
+    positions,
+    row_groups,
+    source_name,
+    texts,
+    type_name,
+)
 from hindcast.profile.hashing import fingerprint64
 
 if TYPE_CHECKING:
@@ -146,7 +156,7 @@ def _all_values(
     sizes = dict.fromkeys(sources, 0)
     for at, groups in chosen.items():
         file = files[at]
-        names = set(file.schema_arrow.names)
+        names = set(flat_schema(file.schema_arrow).names)
         having = {column: source for column, source in sources.items() if source in names}
         for block in row_groups(file, list(having.values()), groups):
             for column, source in having.items():
@@ -170,7 +180,7 @@ def _finite(column: str, values: pa.Array) -> Floats:
 def _all_counts(files: Iterable[pq.ParquetFile], sources: Mapping[str, str]) -> dict[str, ValueCounts]:
     counts = {column: ValueCounts() for column in sources}
     for file in files if sources else ():
-        names = set(file.schema_arrow.names)
+        names = set(flat_schema(file.schema_arrow).names)
         having = {column: source for column, source in sources.items() if source in names}
         for block in row_groups(file, list(having.values())):
             for column, source in having.items():

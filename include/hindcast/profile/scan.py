@@ -24,6 +24,8 @@ from hindcast.profile.columns import (
     arrow,
     buffer_values,
     encoded,
+    flat,
+    flat_schema,
     nulls,
     numbers,
     positions,
@@ -226,6 +228,7 @@ class Scanner:
         pyarrow.ArrowException
             A dictionary has fewer values than its codes say.
         """
+        batch = flat(batch)
         layout = self._layout(batch.schema)
         table = batch if isinstance(batch, pa.Table) else pa.Table.from_batches([batch])
         sources = set(layout.sources)
@@ -262,7 +265,7 @@ class Scanner:
         # of two files with one schema, text may be dictionaries in the larger one alone: see `open_parquet`
         own, facts = file.schema, (file.metadata.metadata, file.metadata.num_rows > SMALL_FILE)
         if self._last is None or facts != self._last[1] or not own.equals(self._last[0]):
-            schema = file.schema_arrow
+            schema = flat_schema(file.schema_arrow)
             coded = any(map(pa.types.is_dictionary, schema.types))
             self._last = own, facts, (schema, self._layout(schema), coded)
         return self._last[2]
