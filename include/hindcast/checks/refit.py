@@ -12,12 +12,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hindcast.checks.pull import pinned, plan_of
+from hindcast.checks.pull import plan_of
 from hindcast.engines.choice import choose, open_engine
 from hindcast.errors import HindcastError, SourceError
 from hindcast.profile import files
 from hindcast.profile.profile import Profile
 from hindcast.profile.rebin import rebinned
+from hindcast.ready import pinned
 from hindcast.results import tables
 from hindcast.window import Window
 
@@ -133,7 +134,7 @@ def _profiled(run: Run, row: Row, found: Refit) -> None:
         They hold other rows than those that were judged.
     """
     hour = run.at(Window(row["window_start"]), run.as_of)
-    manifest = pinned(hour)
+    manifest = pinned(run.model, hour.logs, hour.window)
     with tempfile.TemporaryDirectory(prefix="hindcast-") as folder:
         plan = replace(plan_of(hour, manifest), sidecar=Path(folder, "facts.parquet"))
         scan = open_engine(choose(run.model, manifest).name, run.model).scan(plan)
