@@ -17,10 +17,12 @@ and τ the true jitter's distance at that scale.
 
 from __future__ import annotations
 
+import pickle
 import statistics
 import sys
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -173,6 +175,18 @@ def households(seed: int, options: dict[str, Any]) -> dict[str, float]:
     return {"rows an hour": world.volume, "hours, %": 100 * alarmed / hours}
 
 
+def kept(folder: Path | None, kind: str, seed: int, options: dict[str, Any]) -> Any:
+    """What one world gives: judged now, or, with a folder, once and read from there ever after."""
+    path = folder / f"{kind}-{seed}-{options['n_bins']}-{options['peers']}.pickle" if folder else None
+    if path and path.exists():
+        return pickle.loads(path.read_bytes())  # noqa: S301 - this script wrote it
+    found = households(seed, options) if kind == "households" else judge(kind, seed, dict(options))
+    if path:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(pickle.dumps(found))
+    return found
+
+
 # Tables
 
 
@@ -243,6 +257,7 @@ def main() -> None:
     parser.add_argument("--seeds", nargs="+", type=int, help="these seeds; a seed's remainder by 7 sets the volume")
     parser.add_argument("--bins", type=int, default=256, help="quantile bins per numeric feature (256)")
     parser.add_argument("--jobs", type=int, default=2, help="worlds at a time (2)")
+    parser.add_argument("--keep", type=Path, help="folder for what each world gave; what is there is not judged again")
     parser.add_argument("--alone", action="store_true", help="without the other rules")
     parser.add_argument("--details", action="store_true", help="every false and every missed one on stderr")
     given = parser.parse_args()
@@ -253,12 +268,7 @@ def main() -> None:
     dependent: dict[str, dict[str, float]] = {}
     with ProcessPoolExecutor(given.jobs) as pool:
         worlds = [(kind, seed) for kind in kinds for seed in seeds]
-        work = {
-            (kind, seed): pool.submit(judge, kind, seed, dict(options))
-            if kind != "households"
-            else pool.submit(households, seed, options)
-            for kind, seed in worlds
-        }
+        work = {(kind, seed): pool.submit(kept, given.keep, kind, seed, options) for kind, seed in worlds}
         for (kind, seed), future in work.items():
             found = future.result()
             if isinstance(found, dict):

@@ -63,6 +63,7 @@ class Policy:
         self.inside: dict[datetime, set[str]] = {}
         self.acceptances: list[Row] = []
         self.columns = (*world.bins.numeric, *world.bins.categorical)
+        self.masks: dict[frozenset[str], Any] = {}
         self.seconds: list[float] = []
         self.decisions: list[Decision] = []
 
@@ -108,7 +109,9 @@ class Policy:
     def _flags(self, at: datetime, known: dict[str, Row]) -> dict[datetime, Any]:
         calendar = Calendar((), UTC_ZONE)
         out = levels.left_out(levels.hours_before(at, REACH), self.inside, known, calendar, self.columns)
-        return {hour: np.array([column in left for column in self.columns]) for hour, left in out.items()}
+        for left in set(out.values()) - self.masks.keys():
+            self.masks[left] = np.array([column in left for column in self.columns])
+        return {hour: self.masks[left] for hour, left in out.items()}
 
 
 class Peers:

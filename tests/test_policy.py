@@ -12,7 +12,7 @@ from zoneinfo import ZoneInfo
 import numpy as np
 import pytest
 
-from hindcast.drift.baseline import SCALES, TIERS, Comparison, History, Totals, comparisons
+from hindcast.drift.baseline import RANGE, SCALES, TIERS, Comparison, History, Totals, comparisons
 from hindcast.drift.policy import EFFECT_FLOOR, LEAST_ROWS, Decision, Series, decide, distances, pseudo_hours, series_of
 from hindcast.profile.bins import Bins, fit_edges
 from hindcast.profile.profile import NEW, NULL, Profile, Sparse
@@ -282,7 +282,78 @@ def test_too_few_rows_are_no_decision() -> None:
     assert [d for d in decisions if d.scale == 6]
 
 
+def one_pressure_an_hour(rng: np.random.Generator) -> Floats:
+    numbers = one_value_an_hour(rng)
+    numbers[0] = 1013 + 8 * numbers[0]
+    return numbers
+
+
+def test_another_unit_is_seen_where_no_test_has_power() -> None:
+    """Pressure is one value for all rows of an hour, in hPa; then in inches of mercury."""
+
+    def pressure(x: Floats, c: list[Floats], rng: np.random.Generator) -> Hour:
+        x[0] = 1013 + 8 * rng.standard_normal()
+        return x, c
+
+    def inches(x: Floats, c: list[Floats], rng: np.random.Generator) -> Hour:
+        x, c = pressure(x, c, rng)
+        x[0] *= 0.02953
+        return x, c
+
+    world = World(seed=5, reference_numbers=one_pressure_an_hour)
+    for rows in [ROWS] * 60 + [8] * 20:
+        assert not [d for d in world.step(pressure, rows) if d.drifted]
+    world = world.fork()
+    found = [[d for d in world.step(inches, rows=8) if d.drifted] for _ in range(3)]
+    assert [[(d.series.column, d.series.kind) for d in hour] for hour in found] == [[]] + 2 * [
+        [("feature_n0", "range")]
+    ]
+    assert found[1][0].value == pytest.approx(2 / 3)
+    assert found[1][0].reason.startswith("67% of the last rows lie far outside the range of the reference and of")
+    assert world.past[START + (world.hour - 1) * HOUR].flagged()[0], "an episode, which teaches nothing"
+    # What was accepted is the range from then on.
+    accepted = np.array([s.column == "feature_n0" for s in world.series])
+    compared = comparisons(START + (world.hour - 1) * HOUR, world.history, world.reference, {}, ZONE)
+    beside = next(c for c in compared if c.tier == RANGE)
+    beside.baseline.numeric[0] = beside.current.numeric[0]
+    options = {"recent": 24, "budget_per_week": 1.0, "accepted": accepted}
+    decisions, _ = decide(world.series, [c for c in compared if c.tier != "reference"], [], **options)
+    assert not [d for d in decisions if d.drifted]
+
+
+def test_a_handful_of_rows_an_hour_is_judged_by_the_scales_that_hold_enough_of_them() -> None:
+    world = World(seed=4)
+    for _ in range(120):
+        assert not [d for d in world.step(rows=8) if d.drifted]
+    assert {d.scale for decisions in world.decided for d in decisions} == {6, 24}
+    forked = world.fork()
+    found = [(hour, d) for hour in range(24) for d in forked.step(far, rows=8) if d.drifted]
+    assert {d.series.column for _, d in found} == {"feature_n0"}
+    assert found[0][0] <= 12
+
+
 # Cold start
+
+
+def by_day(rng: np.random.Generator) -> Floats:
+    numbers = rng.standard_normal((NUMERIC, REFERENCE))
+    numbers[0] += np.repeat(0.8 * (np.arange(PIECES) % 7 >= 5), PIECE)
+    return numbers
+
+
+@pytest.mark.parametrize("with_shift", [False, True])
+def test_the_first_weekend_is_no_news_and_a_shift_on_it_is(with_shift: bool) -> None:
+    """Weekends are 0.8 σ away in the reference and in production; in another feature, half a σ is an event."""
+
+    def weekend(x: Floats, c: list[Floats], _rng: np.random.Generator) -> Hour:
+        saturday = 5 * 24 <= world.hour < 7 * 24
+        x[0] += 0.8 * saturday
+        x[1] += 0.5 * (saturday and with_shift)
+        return x, c
+
+    world = World(seed=7, reference_numbers=by_day)
+    found = {d.series.column for _ in range(7 * 24) for d in world.step(weekend) if d.drifted}
+    assert found == ({"feature_n1"} if with_shift else set())
 
 
 def test_with_only_a_reference_an_hour_like_its_pieces_is_no_drift_and_another_world_is() -> None:

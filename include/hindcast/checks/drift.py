@@ -35,7 +35,11 @@ if TYPE_CHECKING:
 
 # A feature's level is accepted as a whole, whether its distribution or its missing ratio raised the alert.
 _KINDS = ("drift", "quality")
-_METRIC = {"missing": "missing_ratio_change", "new": "new_category_ratio_change"}
+_METRIC = {
+    "missing": "missing_ratio_change",
+    "new": "new_category_ratio_change",
+    "range": "out_of_range_ratio",
+}
 
 
 @dataclass(frozen=True)

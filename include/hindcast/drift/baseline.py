@@ -41,9 +41,13 @@ if TYPE_CHECKING:
 TIERS = ("week", "day", "trail", "reference")
 SCALES = (1, 6, 24)
 TRAIL_HOURS = 168
+# The last hours with rows are looked for within so many, which the good hours beside them precede.
+_BEFORE_RANGE = 6
 _NEEDS = {"week": 2, "day": 3, "trail": 18}
-# Not a tier, but beside them: the same hours a week before, as they were. What is like them is no news.
-AGAIN = "again"
+# Not tiers, but beside them. The same hours a week before, as they were: what is like them is no news. And the last
+# hours beside all good ones: what lies far outside their range is in another unit.
+AGAIN, RANGE = "again", "range"
+RANGE_HOURS = 3
 
 
 def _seasons(weeks: int) -> dict[str, tuple[int, int, int]]:
@@ -54,7 +58,7 @@ def _seasons(weeks: int) -> dict[str, tuple[int, int, int]]:
 # Hours held as arrays, of some hundred kilobytes each; what is older is read again when a week needs it.
 _HELD_HOURS = 400
 # Sums that follow their hours: one per scale for window and trail, one per hour of the day before and season.
-_HELD_SUMS = 5 * len(SCALES) + 3 * max(SCALES)
+_HELD_SUMS = 5 * len(SCALES) + 1 + 3 * max(SCALES)
 
 
 class History:
@@ -196,7 +200,7 @@ class _Sum:
 
 
 def _same(flags: Flags | None, others: Flags | None) -> bool:
-    if flags is None or others is None:
+    if flags is others or flags is None or others is None:
         return flags is others
     return np.array_equal(flags, others)
 
@@ -378,7 +382,24 @@ def comparisons(
                 total = total.by_column(np.isfinite(share).astype(float))
             found.append(Comparison("trail", scale, current[scale], total, 100, f"the last {len(trail)} good hours"))
         found.append(Comparison("reference", scale, current[scale], reference, 100, "the reference"))
+    found += _ranges(start, rows, trails[_BEFORE_RANGE], history, flags)
     return found
+
+
+def _ranges(
+    start: datetime,
+    rows: Mapping[datetime, int],
+    trail: Sequence[datetime],
+    history: History,
+    flags: Mapping[datetime, Flags],
+) -> list[Comparison]:
+    """The last hours that have rows, the window's among them, beside the good hours before."""
+    if not rows[start]:
+        return []
+    last = [hour for hour in (start - k * HOUR for k in range(_BEFORE_RANGE)) if rows[hour]][:RANGE_HOURS]
+    now = history.sum_of((RANGE,), dict.fromkeys(last), ("window", SCALES[0]))
+    then = history.sum_of(("trail", _BEFORE_RANGE), _flagged(trail, flags))
+    return [Comparison(RANGE, 1, now, then, 100, f"the range of the reference and of {len(trail)} good hours")]
 
 
 def _all_known(of_weeks: Sequence[Comparison]) -> bool:

@@ -17,13 +17,13 @@ from scipy import special
 
 from hindcast import spread
 from hindcast.drift import moments, statistics
-from hindcast.drift.baseline import AGAIN, SCALES, TIERS, Totals
+from hindcast.drift.baseline import AGAIN, RANGE, SCALES, TIERS, Totals
 from hindcast.profile.bins import LABEL
 from hindcast.profile.profile import NEW, NULL
 from hindcast.spread import REMEMBERED, Memory, stacked
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Collection, Mapping, Sequence
 
     from hindcast.drift.baseline import Comparison
     from hindcast.profile.bins import Bins
@@ -40,6 +40,8 @@ SETTLED, SHARPER = 264, 2.0
 LEAST_TAU = {"week": 0.0, "day": 0.0, "trail": 0.0, "reference": 0.06}
 EFFECT_FLOOR = {1: 0.10, 6: 0.07, 24: 0.05}
 RATIO_FLOOR, RATIO_ROWS = 0.02, 5
+# Units changed: so many of the last hours' rows lie beyond the range of good history by so many of its widths.
+RANGE_SHARE, RANGE_WIDTHS = 0.5, 0.5
 # A threshold that nothing exceeds judges nothing. D² ends at 1; φ² is 19 when every row has one value that 5 % had.
 POWERLESS = {"ks": 1.0, "phi": 19.0}
 _RARE = 0.01
@@ -51,7 +53,7 @@ class Series:
     """What is tested: one kind of distance of one column."""
 
     column: str
-    kind: str  # ks | phi | missing | new
+    kind: str  # ks | phi | missing | new; range, which is decided and not remembered
     at: int  # row in `Profile.numeric` or `Profile.categorical`
 
     @property
@@ -207,8 +209,10 @@ def decide(
     usual = _usual_spread(compared)
     alphas = {s: spread.alpha_of(budget_per_week, s, len(series), len(SCALES)) for s in SCALES}
     judges: list[_Judge] = []
+    known = {c.scale for c in compared if c.tier in {AGAIN, "week"}}
+    covered = np.zeros((len(SCALES), len(series)), bool)  # by a tier before; the reference comes last
     for comparison in compared:
-        if comparison.tier == AGAIN:
+        if comparison.tier not in TIERS:
             continue
         t, s = TIERS.index(comparison.tier), SCALES.index(comparison.scale)
         measured = distances(series, comparison.current, comparison.baseline)
@@ -218,7 +222,9 @@ def decide(
         able = learnt & np.isfinite(measured.stat)
         if accepted is not None and comparison.tier == "reference":
             able &= ~accepted
-        if able.any():
+        needed = comparison.tier != "reference" or comparison.scale not in known or not covered[s].all()
+        covered[s] |= able
+        if able.any() and needed:
             seen, noises, bounds = excess[:, t, s], noise[:, t, s], excess[:, t, s]
             if comparison.tier == "reference" and pseudo is not None:
                 bounds = np.concatenate([pseudo.peak[:, s], bounds])
@@ -228,14 +234,16 @@ def decide(
     decided, tau2 = _sharpest(judges, series)
     inside = past[-1].open_hours > 0 if past else np.zeros(len(series), bool)
     _without_recurring(decided, [c for c in compared if c.tier == AGAIN], series, inside, tau2, alphas)
+    _without_known(decided, judges, known, inside)
+    far = _beyond_range(series, compared, accepted)
     drifted = np.zeros(len(series), bool)
-    for (s, j), decision in decided.items():
+    for (s, j), decision in [*decided.items(), *(((0, j), decision) for j, decision in far.items())]:
         drifted[j] |= bool(decision.drifted) and (planned is None or not planned[s, j])
     if planned is not None:
         memory.excess[:, planned] = memory.noise[:, planned] = np.nan
     held = None if planned is None else planned[0]
     memory.turn(past[-1] if past else None, drifted, held=held, accepted_after=accepted_after)
-    return [decided[key] for key in sorted(decided)], memory
+    return [*(decided[key] for key in sorted(decided)), *far.values()], memory
 
 
 def _sharpest(judges: Sequence[_Judge], series: Sequence[Series]) -> tuple[dict[tuple[int, int], Decision], Floats]:
@@ -286,6 +294,71 @@ def _without_recurring(
         for j in [j for of, j in new if of == s and measured.stat[j] <= limit[j]]:
             reason = f"as in {comparison.says}"
             decided[s, j] = replace(decided[s, j], drifted=False, reason=reason)
+
+
+def _without_known(
+    decided: dict[tuple[int, int], Decision], judges: Sequence[_Judge], known: Collection[int], inside: Flags
+) -> None:
+    """Take back, in the first week, what is no farther from the reference than its pieces and the hours so far were.
+
+    The first Saturday is unlike the days before, and there is no week before to tell that Saturdays are.
+    """
+    for judge in judges:
+        s = SCALES.index(judge.comparison.scale)
+        if judge.comparison.tier != "reference" or judge.comparison.scale in known:
+            continue
+        for (of, j), decision in decided.items():
+            new = of == s and decision.drifted and decision.tier != "reference" and not inside[j]
+            if new and judge.able[j] and judge.measured.stat[j] <= judge.known[j]:
+                reason = "no farther from the reference than usual, and no week before tells of these hours"
+                decided[of, j] = replace(decision, drifted=False, reason=reason)
+
+
+def _beyond_range(
+    series: Sequence[Series], compared: Sequence[Comparison], accepted: Flags | None
+) -> dict[int, Decision]:
+    """Numeric features, by series, of which half of the last hours' rows lie far outside the range of good history.
+
+    Where hours differ so much that no test has power, a change of the unit is seen all the same.
+    """
+    beside = next((c for c in compared if c.tier == RANGE), None)
+    if beside is None:
+        return {}
+    bins, edges = beside.current.bins, beside.current.bins.padded_edges
+    usual = beside.baseline.numeric[:, : bins.width] > 0
+    reference = next((c.baseline for c in compared if c.tier == "reference"), None)
+    now = beside.current.numeric[:, : bins.width]
+    rows = now.sum(axis=1)
+    found: dict[int, Decision] = {}
+    for j, one in enumerate(series):
+        if one.kind != "ks" or not one.column.startswith("feature_") or rows[one.at] < RATIO_ROWS:
+            continue
+        filled = usual[one.at]
+        if reference is not None and not (accepted is not None and accepted[j]):
+            filled = filled | (reference.numeric[one.at, : bins.width] > 0)
+        share = float(now[one.at, _outside(filled, edges[one.at])].sum() / rows[one.at])
+        if share >= RANGE_SHARE:
+            kind = Series(one.column, RANGE, one.at)
+            reason = f"{share:.0%} of the last rows lie far outside {beside.says}: another unit?"
+            found[j] = Decision(
+                kind, 1, RANGE, beside.says, share, RANGE_SHARE, share, float(rows[one.at]), drifted=True, reason=reason
+            )
+    return found
+
+
+def _outside(filled: Flags, edges: Floats) -> Flags:
+    """Bins that lie beyond the range of the filled ones by half of its width, wholly."""
+    lower, upper = np.concatenate([[-np.inf], edges]), np.concatenate([edges, [np.inf]])
+    at = np.flatnonzero(filled)
+    if not at.size:
+        return np.zeros(filled.size, bool)
+    low, high = lower[at[0]], upper[at[-1]]
+    width = high - low
+    if not np.isfinite(width):  # it held nearly anything before
+        return np.zeros(filled.size, bool)
+    beyond = RANGE_WIDTHS * (1 - 1e-9) * width  # guards stand just there
+    outside: Flags = (upper <= low - beyond) | (lower >= high + beyond)
+    return outside
 
 
 def pseudo_hours(series: Sequence[Series], spans: Sequence[Sequence[Sparse]], reference: Totals) -> Memory:
@@ -356,11 +429,15 @@ class _Judge:
         tier = comparison.tier
         self.able = able
         self.settled = (np.isfinite(excess).sum(axis=0) >= SETTLED) & (tier != "reference")
-        self.tau2 = spread.benign_spread(
-            excess, noise, blocks=comparison.blocks, scale=comparison.scale, least=LEAST_TAU[tier]
+        learnt = spread.benign_spread(excess, noise, blocks=comparison.blocks, scale=comparison.scale)
+        self.tau2 = np.maximum(learnt, LEAST_TAU[tier] ** 2)
+        record = spread.record(bounds, recent) + measured.median * measured.noise
+        # `known` is what has been seen; the limit believes it from a least spread on.
+        known, limit = (
+            np.maximum(spread.threshold(_chance(measured, alpha), measured.noise, tau2, alpha), record)
+            for tau2 in (learnt, self.tau2)
         )
-        self.limit = spread.threshold(_chance(measured, alpha), measured.noise, self.tau2, alpha)
-        self.limit = np.maximum(self.limit, spread.record(bounds, recent) + measured.median * measured.noise)
+        self.known, self.limit = known, limit
 
     def decision(self, j: int, series: Series) -> Decision:
         """Compare statistic with threshold, and effect with its floor."""
