@@ -171,9 +171,17 @@ def test_a_window_never_lies_in_its_own_trail(scale: int) -> None:
 
 
 def test_the_reference_is_always_there_when_the_window_has_rows() -> None:
-    assert set(compare({START: stored((5, 0, 0))})) == {("reference", scale) for scale in SCALES}
+    assert set(compare({START: stored((5, 0, 0))})) == {("reference", scale) for scale in SCALES} | {("range", 1)}
     assert compare({START: stored((0, 0, 0))}) == {}
     assert set(compare({START - 2 * HOUR: stored((5, 0, 0))})) == {("reference", 6), ("reference", 24)}
+
+
+def test_the_last_three_hours_with_rows_stand_beside_the_good_ones_before_them() -> None:
+    hours = {START - k * HOUR: stored((1, 0, 0)) for k in (0, 2, 3, 5)}
+    hours |= {START - k * HOUR: stored((0, 1, 0)) for k in range(6, 40)}
+    found = compare(hours, {START - 7 * HOUR: np.ones(3, bool)})["range", 1]
+    assert found.current.numeric[0, :3].tolist() == [3, 0, 0]
+    assert found.baseline.numeric[0, :3].tolist() == [0, 33, 0], "an hour inside an episode is no good one"
 
 
 def test_hours_without_a_season_leave_both_sides_and_too_many_leave_no_comparison() -> None:

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
     Floats = np.ndarray[tuple[int, ...], np.dtype[np.float64]]
     Flags = np.ndarray[tuple[int, ...], np.dtype[np.bool_]]
+    Columns = np.ndarray[tuple[int, ...], np.dtype[np.intp]]
 
 LEAST_ROWS = 20
 LEARNT = {"week": 48, "day": 24, "trail": 48, "reference": 0}
@@ -148,6 +149,7 @@ class Decision:
     """What was decided about one series at one scale.
 
     `value` and `threshold` are in units of the statistic (not squared); `drifted` is None when nothing could be judged.
+    At scales beyond the shortest, the threshold of what sampling alone explains is NaN: it was not looked for.
     """
 
     series: Series
@@ -208,9 +210,10 @@ def decide(
     excess, noise = stacked(past, memory)
     usual = _usual_spread(compared)
     alphas = {s: spread.alpha_of(budget_per_week, s, len(series), len(SCALES)) for s in SCALES}
-    judges: list[_Judge] = []
+    able: list[tuple[Comparison, Distances, Flags]] = []
     known = {c.scale for c in compared if c.tier in {AGAIN, "week"}}
     covered = np.zeros((len(SCALES), len(series)), bool)  # by a tier before; the reference comes last
+    beyond = np.zeros((len(SCALES), len(series)), bool)  # what sampling alone explains
     for comparison in compared:
         if comparison.tier not in TIERS:
             continue
@@ -218,19 +221,25 @@ def decide(
         measured = distances(series, comparison.current, comparison.baseline)
         memory.excess[t, s] = measured.stat - measured.median * measured.noise
         memory.noise[t, s] = measured.noise
-        learnt = np.isfinite(excess[:, t, s]).sum(axis=0) >= LEARNT[comparison.tier]
-        able = learnt & np.isfinite(measured.stat)
+        enough = np.isfinite(excess[:, t, s]).sum(axis=0) >= LEARNT[comparison.tier]
+        can = enough & np.isfinite(measured.stat)
         if accepted is not None and comparison.tier == "reference":
-            able &= ~accepted
+            can &= ~accepted
         needed = comparison.tier != "reference" or comparison.scale not in known or not covered[s].all()
-        covered[s] |= able
-        if able.any() and needed:
-            seen, noises, bounds = excess[:, t, s], noise[:, t, s], excess[:, t, s]
-            if comparison.tier == "reference" and pseudo is not None:
-                bounds = np.concatenate([pseudo.peak[:, s], bounds])
-                seen, noises = np.concatenate([pseudo.excess[:, s], seen]), np.concatenate([pseudo.noise[:, s], noises])
-            alpha, floor = alphas[comparison.scale], floors[comparison.scale]
-            judges.append(_Judge(comparison, measured, seen, noises, bounds, recent, alpha, usual, floor, able))
+        covered[s] |= can
+        if can.any() and needed:
+            able.append((comparison, measured, can))
+            beyond[s] |= can & (measured.stat > _chance(measured, alphas[comparison.scale]) * measured.noise)
+    # What an hour would have had to exceed is shown, whatever it was like; at longer scales only what may be news is
+    # laid beside its history, which is most of the work.
+    beyond[0] = True
+    judges: list[_Judge] = []
+    for comparison, measured, can in able:
+        s = SCALES.index(comparison.scale)
+        learnt = _learnt(comparison, excess, noise, pseudo)
+        alpha, floor = alphas[comparison.scale], floors[comparison.scale]
+        columns = np.flatnonzero(beyond[s])
+        judges.append(_Judge(comparison, measured, learnt, recent, alpha, usual, floor, can, columns))
     decided, tau2 = _sharpest(judges, series)
     inside = past[-1].open_hours > 0 if past else np.zeros(len(series), bool)
     _without_recurring(decided, [c for c in compared if c.tier == AGAIN], series, inside, tau2, alphas)
@@ -244,6 +253,18 @@ def decide(
     held = None if planned is None else planned[0]
     memory.turn(past[-1] if past else None, drifted, held=held, accepted_after=accepted_after)
     return [*(decided[key] for key in sorted(decided)), *far.values()], memory
+
+
+def _learnt(
+    comparison: Comparison, excess: Floats, noise: Floats, pseudo: Memory | None
+) -> tuple[Floats, Floats, Floats]:
+    """Excesses, their noise, and what counts as records, of the hours before; the reference has its pieces too."""
+    t, s = TIERS.index(comparison.tier), SCALES.index(comparison.scale)
+    seen, noises = excess[:, t, s], noise[:, t, s]
+    if comparison.tier != "reference" or pseudo is None:
+        return seen, noises, seen
+    bounds = np.concatenate([pseudo.peak[:, s], seen])
+    return np.concatenate([pseudo.excess[:, s], seen]), np.concatenate([pseudo.noise[:, s], noises]), bounds
 
 
 def _sharpest(judges: Sequence[_Judge], series: Sequence[Series]) -> tuple[dict[tuple[int, int], Decision], Floats]:
@@ -410,34 +431,37 @@ def _chance(measured: Distances, alpha: float) -> Floats:
 
 
 class _Judge:
-    """Thresholds of one comparison."""
+    """Thresholds of one comparison; NaN for series that are not among the `columns`, which sampling explains."""
 
     def __init__(
         self,
         comparison: Comparison,
         measured: Distances,
-        excess: Floats,
-        noise: Floats,
-        bounds: Floats,
+        past: tuple[Floats, Floats, Floats],
         recent: int,
         alpha: float,
         usual: Floats,
         floor: float,
         able: Flags,
+        columns: Columns,
     ) -> None:
         self.comparison, self.measured, self.usual, self.floor = comparison, measured, usual, floor
-        tier = comparison.tier
+        tier, (excess, noise, bounds) = comparison.tier, past
         self.able = able
         self.settled = (np.isfinite(excess).sum(axis=0) >= SETTLED) & (tier != "reference")
-        learnt = spread.benign_spread(excess, noise, blocks=comparison.blocks, scale=comparison.scale)
+        learnt = np.full(able.size, np.nan)
+        record = learnt.copy()
+        learnt[columns] = spread.benign_spread(
+            excess[:, columns], noise[:, columns], blocks=comparison.blocks, scale=comparison.scale
+        )
+        record[columns] = spread.record(bounds[:, columns], recent)
+        record += measured.median * measured.noise
         self.tau2 = np.maximum(learnt, LEAST_TAU[tier] ** 2)
-        record = spread.record(bounds, recent) + measured.median * measured.noise
         # `known` is what has been seen; the limit believes it from a least spread on.
-        known, limit = (
+        self.known, self.limit = (
             np.maximum(spread.threshold(_chance(measured, alpha), measured.noise, tau2, alpha), record)
             for tau2 in (learnt, self.tau2)
         )
-        self.known, self.limit = known, limit
 
     def decision(self, j: int, series: Series) -> Decision:
         """Compare statistic with threshold, and effect with its floor."""
