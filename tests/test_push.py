@@ -210,6 +210,9 @@ def test_a_gateway_that_lost_everything_is_given_it_again(
 def test_a_retired_model_leaves_the_gateway(world: worlds.World, gateway: Pushgateway, monkeypatch: Any) -> None:
     monkeypatch.setenv("HINDCAST_PUSHGATEWAY", gateway.url)
     drain(scheduled(world, HISTORY))
+    monkeypatch.delenv("HINDCAST_PUSHGATEWAY")
+    assert "no gateway is configured" in worlds.cli(world, "metrics", "retire", "alpha").output
+    monkeypatch.setenv("HINDCAST_PUSHGATEWAY", gateway.url)
     assert worlds.cli_json(world, "metrics", "retire", "alpha")["deleted"] == sorted(CHECKS)
     assert gateway.groups() == {}
     assert rows_of(world.results, "outbox") == rows_of(world.results, "pushes") == []

@@ -25,7 +25,7 @@ from grafana_foundation_sdk.models.prometheus import PromQueryFormat
 PROMETHEUS = DataSourceRef(type_val="prometheus", uid="prometheus")
 RESULTS = DataSourceRef(type_val="postgres", uid="results")
 M = 'model_name=~"$model_name"'
-RUN = "${airflow}/dags/hindcast_hourly__${__field.labels.model_name}/runs"
+RUNS = "${airflow}/dags/hindcast_hourly__${model_name}/runs"
 REPORT = "${airflow}/dags/hindcast_incident/runs"
 WIDTH = {"third": 8, "half": 12, "full": 24}
 
@@ -58,7 +58,7 @@ def links() -> list[Any]:
     return [
         boards.DashboardLink(title).type(DashboardLinkType.LINK).url(url).target_blank(True)
         for title, url in (
-            ("Airflow: runs of the model", "${airflow}/dags/hindcast_hourly__${model_name}/runs"),
+            ("Airflow: runs of the model", RUNS),
             ("Airflow: write a report", REPORT),
         )
     ]

@@ -15,6 +15,7 @@ from sqlalchemy import and_, delete, insert, select, update
 
 from hindcast import gateway
 from hindcast.config import paths
+from hindcast.errors import UsageError
 from hindcast.gateway import PushFailed, PushRefused
 from hindcast.results import tables
 
@@ -329,15 +330,19 @@ def retire(store: Store, model: str, url: str | None = None) -> list[str]:
 
     Raises
     ------
+    UsageError
+        No gateway is configured.
     PushFailed, PushRefused
         The gateway did not delete a group; those before it are gone.
     """
     found = gateway.find(url)
+    if found is None:
+        message = "no gateway is configured: set HINDCAST_PUSHGATEWAY, or what it shows of the model stays for ever"
+        raise UsageError(message)
     rows = store.rows(tables.outbox, columns=("check",), model_name=model)
     known = sorted({row["check"] for row in rows})
     for check in known:
-        if found:
-            found.delete({"model_name": model, "check": check})
+        found.delete({"model_name": model, "check": check})
         with store.transaction() as connection:
             for table in (tables.outbox, tables.pushes):
                 connection.execute(delete(table).where(*_is(table, {"model_name": model, "check": check})))

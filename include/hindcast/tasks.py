@@ -180,7 +180,10 @@ def push() -> Facts:
     """Send the metrics that wait in the outbox to the Pushgateway; nothing happens when none is configured."""
     from hindcast.results.sql import Store
 
-    return drain(Store())
+    found = drain(Store())
+    if found.get("refused"):
+        logger.warning("%s groups were refused: %s", found["refused"], found["reason"])
+    return found
 
 
 def run_daily(step: str, model_file: str, dag_run: Any = None, params: Any = None) -> Facts:
