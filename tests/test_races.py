@@ -150,3 +150,22 @@ def test_killed_at_any_moment_and_gone_on_leaves_what_one_run_leaves(
     last.join(120)
     assert last.exitcode == 0
     assert_clean(clean, store)
+
+
+def test_what_the_tasks_of_the_dag_call_leaves_the_same(
+    world: worlds.World, store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two hours, task by task, the store named in the environment; against a replay of them."""
+    from types import SimpleNamespace
+
+    from hindcast import tasks
+
+    expected = world.store_at("two-hours")
+    replay("alpha", at(0), at(2), config=str(world.models), results=expected)
+    monkeypatch.setenv("HINDCAST_RESULTS", store)
+    times = SimpleNamespace(run_type="manual", run_after=at(3))
+    for hour in range(2):
+        asked = {"window_start": worlds.text(hour), "as_of": (at(hour + 1) + worlds.SETTLE).isoformat()}
+        for task in tasks.CHECK_OF_TASK:
+            tasks.run_check(task, str(world.models / "alpha.yaml"), "", times, asked)
+    assert differences(snapshot(expected), snapshot(store)) == []
