@@ -15,7 +15,7 @@ from hindcast.checks.refit import refitted
 from hindcast.checks.run import Result, Run
 from hindcast.checks.segments import segment_rows
 from hindcast.drift import windows
-from hindcast.drift.baseline import SCALES, TIERS, Comparison, Totals, comparisons
+from hindcast.drift.baseline import RANGE, SCALES, TIERS, Comparison, Totals, comparisons
 from hindcast.drift.measures import FURTHER, PRIMARY, measure, p_of
 from hindcast.drift.policy import EFFECT_FLOOR, LEAST_ROWS, Decision, Series, decide, pseudo_hours, series_of
 from hindcast.profile.bins import LABEL
@@ -184,7 +184,7 @@ def _decide(
         before[-1] = before[-1].accept(_of(run, fresh, series))
     decisions, memory = decide(
         series,
-        [c for c in compared if settings.scales is None or c.scale in settings.scales],
+        [c for c in compared if c.tier == RANGE or settings.scales is None or c.scale in settings.scales],
         before,
         recent=overlapping(list(past), start),
         budget_per_week=budget_per_week,
@@ -198,8 +198,11 @@ def _decide(
 
 
 def _wanted(baselines: Sequence[str], tier: str) -> bool:
-    """Whether the model file has a tier judge: `seasonal` stands for all that are made of earlier hours."""
-    return ("reference" if tier == "reference" else "seasonal") in baselines
+    """Whether the model file has a tier judge: `seasonal` stands for all that are made of earlier hours.
+
+    The range, which tells of another unit, is always looked at.
+    """
+    return tier == RANGE or ("reference" if tier == "reference" else "seasonal") in baselines
 
 
 def _comparisons(
