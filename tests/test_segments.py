@@ -113,6 +113,14 @@ def test_the_diagnosis_names_the_segment(world: World) -> None:
     assert any(line.startswith("carrier=WN: distance") for line in found["segments"])
 
 
+def test_the_report_has_a_table_of_drifted_segments(world: World, tmp_path: Path) -> None:
+    page = tmp_path / "report.html"
+    assert worlds.cli(world, "report", "alpha", "--window", worlds.text(LAST), "-o", str(page)).exit_code == 0
+    table = page.read_text().partition('id="drift-segments"')[2].partition("</table>")[0]
+    assert "carrier=WN" in table
+    assert "distance" in table
+
+
 def test_a_small_segment_has_one_row_that_says_so(tmp_path: Path) -> None:
     world = worlds.write(tmp_path / "world", hours=1, rows=60)
     check_window(world, 0, "--only", "drift")

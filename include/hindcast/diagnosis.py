@@ -224,8 +224,8 @@ def _segments(store: Store, model: ModelFile, start: datetime, end: datetime) ->
     table = tables.drift
     within = (table.c.window_start >= start, table.c.window_start < end)
     rows = store.rows(table, *within, model_name=model.model, metric=EFFECT, scale_hours=1, drifted=True)
-    whole = {(row["window_start"], row["baseline"], row["feature"]) for row in rows if row["segment"] == "*"}
-    own = [row for row in rows if (row["window_start"], row["baseline"], row["feature"]) not in whole]
+    whole = {(row["window_start"], row["feature"]) for row in rows if row["segment"] == "*"}
+    own = [row for row in rows if (row["window_start"], row["feature"]) not in whole]
     seasonal = [row for row in own if row["baseline"] == "seasonal"]
     found = drifted_segments(seasonal or own)[:_SHOWN]
     return [

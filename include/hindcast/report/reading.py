@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import or_
@@ -60,6 +60,8 @@ class Read:
     importance: list[Row]
     quality: list[Row]
     bins: list[str]
+    segment_drift: list[Row] = field(default_factory=list)
+    multivariate: list[Row] = field(default_factory=list)
 
 
 def primary_metric(model: ModelFile) -> str:
@@ -142,7 +144,18 @@ def read(store: Store, model: ModelFile, period: Period) -> Read:
         importance=rows(tables.importance),
         quality=rows(tables.quality),
         bins=sorted({row["bins_digest"] for row in rows(tables.profiles, columns=("bins_digest",))}),
+        segment_drift=rows(drift, drift.c.segment != "*", metric="jensen_shannon_distance", scale_hours=1),
+        multivariate=_multivariate(store, model, period),
     )
+
+
+def _multivariate(store: Store, model: ModelFile, period: Period) -> list[Row]:
+    """Rows about several hours, some of which are of the period: the newest ones about all features together first."""
+    drift = tables.drift
+    within = (drift.c.window_start > period.start - 48 * HOUR, drift.c.window_start < period.end)
+    found = store.rows(drift, *within, drift.c.scale_hours > 1, model_name=model.model, segment="*")
+    touching = [row for row in found if row["window_start"] + row["scale_hours"] * HOUR > period.start]
+    return sorted(touching, key=lambda row: (row["feature"] != "*", -row["window_start"].timestamp()))
 
 
 def _past_drift(past: Callable[..., list[Row]]) -> list[Row]:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 Section = dict[str, Any]
 # More rows than this in a heat map or a bar chart cannot be read; the tables have them all.
 MAX_FEATURES = 30
+MAX_SEGMENTS = 50
 
 
 def worst_hours(rows: Iterable[Row], key: tuple[str, ...], badness: Callable[[Row], float]) -> list[Row]:
@@ -128,7 +129,15 @@ def drift(period: Period, read: Read) -> Section:
     chosen = {id(row) for row in judged}
     others = [row for row in read.drift if id(row) not in chosen]
     key = ("feature", "baseline", "metric")
-    return {"maps": maps, "judged": worst_hours(judged, key, _excess), "others": worst_hours(others, key, _excess)}
+    drifted = [row for row in read.segment_drift if row["drifted"]]
+    return {
+        "maps": maps,
+        "judged": worst_hours(judged, key, _excess),
+        "others": worst_hours(others, key, _excess),
+        "segments": worst_hours(drifted, ("segment", "feature", "baseline"), _excess)[:MAX_SEGMENTS],
+        "segments_compared": len({row["segment"] for row in read.segment_drift}),
+        "multivariate": [row for row in read.multivariate if row["feature"] == "*"],
+    }
 
 
 def _by_drift(rows: Sequence[Row], period: Period) -> list[str]:
