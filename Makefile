@@ -27,6 +27,9 @@ demo: setup ## Replay seven weeks of real flights, run the hourly DAG in Airflow
 test: setup ## Run the tests
 	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
 
+fuzz: setup ## Fuzz files and model files for long (500 examples each; HINDCAST_FUZZ=N for others)
+	HINDCAST_FUZZ=$${HINDCAST_FUZZ:-500} $(BIN)/python -m pytest tests/test_fuzz.py
+
 lint: setup ## Check style (ruff) and types (mypy)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .

@@ -202,6 +202,15 @@ def test_a_short_outage_is_sat_out(emulator: Emulator, connect: Callable[..., st
     assert len(seen) > 3
 
 
+def test_rows_of_a_window_are_counted_for_the_sweep(emulator: Emulator, connect: Callable[..., str]) -> None:
+    """Those of the window alone, as of the moment that its manifest pins."""
+    uri = emulator.load("counted", rows([timedelta(0), timedelta(minutes=59), HOUR, -timedelta(minutes=1)]))
+    source = opened(uri, connect(emulator))
+    (item,) = source.manifest(START, START + HOUR).objects
+    assert source.count(item) == 2
+    assert item.arrived is not None
+
+
 def test_a_service_that_is_not_there_is_busy(connect: Callable[..., str]) -> None:
     source = opened("bq://acme.logs.t", connect(Emulator(free_port(), free_port()), retry_seconds=1))
     with pytest.raises(SourceBusy, match="no answer"):
