@@ -189,7 +189,11 @@ def test_a_failed_hour_is_tried_again_and_stops_no_other(world: worlds.World) ->
     assert replayed(copy, store, 0, 8) == {"windows": 8, "skipped": 4, "errors": 0}
     clean = copy.store_at("clean")
     replayed(copy, clean, 0, 8)
-    assert worlds.differences(snapshot(clean), snapshot(store)) == []
+    expected, found = snapshot(clean), snapshot(store)
+    late = {name: found["windows"][4][name] for name in ("late_rows", "late_seconds")}
+    assert late["late_rows"] == 200, "what could not be read at first came late"
+    expected["windows"][4] |= late
+    assert worlds.differences(expected, found) == []
 
 
 def test_several_models_share_a_store_and_nothing_else(tmp_path: Path) -> None:
