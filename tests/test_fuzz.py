@@ -4,6 +4,7 @@
 """
 
 import os
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -52,7 +53,8 @@ def run(world: World, *arguments: str, allowed: set[int] = DOCUMENTED) -> str:
     found = CliRunner().invoke(main, [*arguments, "--config", str(world.models), "--results", world.results])
     assert found.exception is None or isinstance(found.exception, SystemExit), repr(found.exception)
     assert "Traceback" not in found.output
-    assert "unexpected" not in found.output, found.output
+    # what `hindcast.checks.run.compute` makes of a fault that nobody foresaw
+    assert not re.search(r"unexpected [A-Z]\w+: ", found.output), found.output
     assert found.exit_code in allowed, found.output
     if found.exit_code:
         assert found.stderr.strip(), "it failed and said nothing"
