@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from tests import worlds
 from tests.worlds import World, at, check_window, cli_json, rows_of, write_hours
@@ -134,3 +135,28 @@ def test_the_worst_hour_of_a_drifted_segment_is_told_once() -> None:
     rows = [{**base, "window_start": k, "value": v} for k, v in enumerate((0.2, 0.4, 0.3))]
     others = [{**base, "segment": "*", "window_start": 0, "value": 1.0}, {**base, "drifted": False, "feature": "g"}]
     assert [(row["value"], hours) for row, hours in drifted_segments([*rows, *others])] == [(0.4, 3)]
+
+
+def test_what_a_column_is_like_is_said_of_the_whole_and_of_each_segment(tmp_path: Path) -> None:
+    world = worlds.write(tmp_path / "world", features=None, labels="none")
+    constant = worlds.reference(5000).append_column("feature_const", pa.array([1.0] * 5000))
+    pq.write_table(constant, world.folder / "reference.parquet")
+
+    def strange(table: pa.Table) -> pa.Table:
+        n = table.num_rows
+        table = table.append_column("feature_const", pa.array([1.0] * n)).drop_columns(["feature_distance"])
+        table = table.append_column("feature_extra", pa.array(range(n)))
+        table = put(table, "feature_load", pa.nulls(n, pa.float64()))
+        return put(table, "feature_stops", pa.array(["many"] * n))
+
+    write_hours(world, [0], fault=strange, labels="none")
+    check_window(world, 0)
+    expected = {
+        "distance": "missing_column", "load": "all_null", "stops": "type_changed", "const": "constant", "amount": "ok",
+    }  # fmt: skip
+    for segment in ("*", "carrier=AA"):
+        rows = of(world, window_start=at(0), segment=segment)
+        found = {row["feature"]: row["status"] for row in rows if row["feature"] in expected}
+        assert found == expected
+        assert all(row["value"] is None or math.isfinite(row["value"]) for row in rows)
+    assert [row["status"] for row in rows_of(world.results, "quality", subject="extra")] == ["new_column"]
