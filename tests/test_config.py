@@ -56,7 +56,7 @@ WRONG = {
     ),
     "unknown key in an optional section": (
         with_(explain={"model": {"uri": "a", "format": "onnx", "sha": "x"}}),
-        "explain.model.sha: unknown key 'sha' (did you mean 'sha256'?); allowed: uri, format, sha256",
+        "explain.model.sha: unknown key 'sha' (did you mean 'sha256'?); allowed: uri, connection, format, sha256",
     ),
     "own field": (with_(path="/etc/passwd"), "path: unknown key 'path'; allowed: model"),
     "python's name of a key": (with_(reference={"start": 1}), "reference.start: unknown key 'start'"),

@@ -22,6 +22,7 @@ from tests.worlds import SETTLE, at, check_window, cli, rows_of, snapshot
 
 from hindcast.replay import replay
 from hindcast.results.tables import STATUSES
+from hindcast.results.types import bounded
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -528,7 +529,7 @@ def test_hostile_text_is_only_text(tmp_path: Path) -> None:
     world = one_hour(tmp_path, hostile, segments=["carrier", "team"])
     check_window(world, 0)
     segments = {row["segment"] for row in rows_of(world.results, "performance")}
-    assert {f"team={value}" for value in HOSTILE} <= segments
+    assert {bounded(f"team={value}") for value in HOSTILE} <= segments
     page = tmp_path / "report.html"
     assert cli(world, "report", "alpha", "--window", worlds.text(0), "-o", str(page)).exit_code == 0
     assert "<script>alert(1)" not in page.read_text()
@@ -725,7 +726,8 @@ def test_half_a_sigma_is_drift_within_two_hours(after: Callable[..., list[dict[s
     drift = [a for a in alerts if a["kind"] == "drift"]
     assert [a["subject"] for a in drift] == ["amount"]
     assert drift[0]["opened_at"] <= at(338)
-    rows = rows_of(after.world.results, "drift", window_start=at(337), baseline="seasonal", metric="ks_statistic")
+    whole = {"segment": "*", "baseline": "seasonal", "metric": "ks_statistic"}
+    rows = rows_of(after.world.results, "drift", window_start=at(337), **whole)
     assert {row["feature"]: row["drifted"] for row in rows} == {
         name: int(name == "amount") for name in (*worlds.NUMERIC, "score", "latency_ms")
     }  # fmt: skip

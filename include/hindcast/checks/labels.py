@@ -16,6 +16,7 @@ from hindcast.results import tables
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from datetime import datetime
 
     from hindcast.checks.run import Run
     from hindcast.performance.evaluation import Evaluation
@@ -42,13 +43,17 @@ def label_of(bins: Bins) -> str:
     return f"{LABEL} (output)" if f"feature_{LABEL}" in {*bins.numeric, *bins.categorical} else LABEL
 
 
-def label_rows(run: Run, window: Window, age: int, found: Evaluation | None) -> tuple[str, Row, list[Row]]:
+def label_rows(
+    run: Run, window: Window, age: int, found: Evaluation | None, writes: Sequence[tuple[str, Row, list[Row]]] = ()
+) -> tuple[str, Row, list[Row]]:
     """What is written to `drift` of the labels of a window at the largest label age, when they are all that will come.
 
     Parameters
     ----------
     found : Evaluation or None
         None where too few labels are known to tell anything.
+    writes : sequence of (table name, key, rows)
+        What the same check is about to write: earlier windows that it judges for the first time are a baseline too.
     """
     name = label_of(run.reference.bins)
     key = {"model_name": run.model.model, "window_start": window.start, "feature": name, "scale_hours": 1}
@@ -56,26 +61,31 @@ def label_rows(run: Run, window: Window, age: int, found: Evaluation | None) -> 
         return "drift", key, []
     shared = {**key, "segment": "*", "model_version": found.versions[0] if len(found.versions) == 1 else "*"}
     rows: list[Row] = []
+    outcomes = ((of, new) for table, of, new in writes if table == "outcomes" and of["label_age_hours"] == age)
+    fresh = {of["window_start"]: new for of, new in outcomes}
     for baseline in run.model.drift.baselines:
-        then, says = _baseline(run, window, age, baseline)
+        then, says = _baseline(run, window, age, baseline, fresh)
         if then:
             said = f"labels {age} h old, against {says}"
             rows += [{**shared, "baseline": baseline, **row} for row in _compared(run, found.labels, then, said)]
     return "drift", key, rows
 
 
-def _baseline(run: Run, window: Window, age: int, baseline: str) -> tuple[dict[str, int], str]:
-    """Labels of a baseline: of the reference, if it has them; of earlier hours at the same age."""
+def _baseline(
+    run: Run, window: Window, age: int, baseline: str, fresh: Mapping[datetime, list[Row]]
+) -> tuple[dict[str, int], str]:
+    """Labels of a baseline: of the reference, if it has them; of earlier hours at the same age, stored or `fresh`."""
     if baseline == "reference":
         return _of_reference(run), "the reference"
-    hours: Sequence[Any] = ()
+    hours: Sequence[datetime] = ()
     if baseline != "previous_version":
         hours, says = seasonal_hours(run, baseline, window.start)
     if not hours:
         return {}, ""
-    key: Row = {"model_name": run.model.model, "label_age_hours": age, "window_start": list(hours)}
+    key: Row = {"model_name": run.model.model, "label_age_hours": age}
+    stored = run.store.rows(tables.outcomes, **key, window_start=[hour for hour in hours if hour not in fresh])
     total: dict[str, int] = {}
-    for row in run.store.rows(tables.outcomes, **key):
+    for row in (*stored, *(row for hour in hours for row in fresh.get(hour, ()))):
         for label, rows in labels_from_bytes(row["outcomes"]).items():
             total[label] = total.get(label, 0) + rows
     return total, says

@@ -63,7 +63,7 @@ def check(run: Run) -> Result:
             writes += judged.writes()
             degraded |= {f"{f['segment']} {f['metric']}" for f in judged.findings}
             if age == max(run.model.performance.label_ages_hours):
-                writes.append(label_rows(run, window, age, evaluation if judged.mature else None))
+                writes.append(label_rows(run, window, age, evaluation if judged.mature else None, writes))
             if evaluation and window == run.window:
                 facts[f"label_coverage_{age}h"] = round(evaluation.coverage, 4)
     facts["degraded"] = sorted(degraded)
