@@ -179,14 +179,16 @@ def naive(given_parts: Sequence[Part]) -> Profile:
     for part in given_parts:
         n = len(part.numbers)
         profile.rows += n
+        # of a struct, the fields are columns; what it is called itself is none
+        text = None if part.text and pa.types.is_struct(part.text.type) else part.text
         types["feature_n"][named(part.number)] += n
-        types["feature_t"][named(part.text)] += n
+        types["feature_t"][named(text)] += n
         if part.number:
             for value in part.numbers:
                 count_number(profile, part.number, value)
-        if part.text:
+        if text:
             for value in part.texts:
-                count_text(profile, part.text, value, new)
+                count_text(profile, text, value, new)
     profile.types = {k: dict(+v) for k, v in types.items() if +v}
     if new:
         keys = dict(zip(new, fingerprint64(pa.array(list(new))).tolist(), strict=True))

@@ -32,8 +32,8 @@ def rows(n: int, seed: int = 0, versions: tuple[str | None, ...] = ("1",)) -> pa
             "model_version": pa.array([versions[k] for k in rng.integers(0, len(versions), n)], pa.string()),
             "feature_a": pa.array(np.where(rng.random(n) < 0.1, odd, rng.normal(0, 1, n)), mask=rng.random(n) < 0.1),
             "feature_b": pa.array(rng.poisson(2, n), pa.int16(), mask=rng.random(n) < 0.1),
-            "feature_c": pa.array([None if k == 49 else f"v{k:02d}" for k in rng.integers(0, 50, n)]),
-            "feature_plan": pa.array([("free", "paid", "trial", None)[k] for k in rng.integers(0, 4, n)]),
+            "feature_c": pa.array([None if k == 49 else f"v{k:02d}" for k in rng.integers(0, 50, n)], pa.string()),
+            "feature_plan": pa.array([("free", "paid", "trial", None)[k] for k in rng.integers(0, 4, n)], pa.string()),
             "region": pa.array([("north", "south")[k] for k in rng.integers(0, 2, n)]).dictionary_encode(),
         }
     )
