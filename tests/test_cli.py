@@ -112,7 +112,7 @@ def test_a_model_file_that_is_wrong_is_exit_2_and_names_file_key_and_value(world
         assert words in found.stderr
 
 
-@pytest.mark.parametrize("url", ["nonsense", "nosuch://x/y", "postgresql://", "://", "sqlite:"])
+@pytest.mark.parametrize("url", ["nonsense", "nosuch://x/y", "postgresql+nosuch://x/y", "://", "sqlite:"])
 def test_a_results_url_that_is_none_is_exit_2(world: worlds.World, url: str) -> None:
     assert cli(world, "status", results=url).exit_code == 2
 
@@ -126,9 +126,10 @@ def test_a_results_store_that_cannot_be_used_is_exit_4(world: worlds.World, tmp_
         assert (found.exit_code, bool(found.stderr.strip())) == (4, True), url
 
 
-def test_a_database_that_does_not_answer_is_exit_4(world: worlds.World) -> None:
+@pytest.mark.parametrize("scheme", ["postgresql+psycopg", "postgresql", "postgres"])  # without a driver: psycopg's
+def test_a_database_that_does_not_answer_is_exit_4(world: worlds.World, scheme: str) -> None:
     pytest.importorskip("psycopg")
-    found = cli(world, "status", results="postgresql+psycopg://nobody:secret@127.0.0.1:9/none")
+    found = cli(world, "status", results=f"{scheme}://nobody:secret@127.0.0.1:9/none")
     assert found.exit_code == 4
     assert "secret" not in found.stderr
 
@@ -368,7 +369,7 @@ def test_every_command_has_the_common_options_and_help(world: worlds.World) -> N
     }  # fmt: skip
     groups = [command for command in main.commands.values() if isinstance(command, click.Group)]
     inner = [command for group in groups for command in group.commands.values()]
-    assert {group.name for group in groups} == {"incidents"}
+    assert {group.name for group in groups} == {"audit", "incidents", "metrics"}
     for command in [*(command for command in main.commands.values() if command not in groups), *inner]:
         options = {name for parameter in command.params for name in parameter.opts}
         assert {"--config", "--results", "--json"} <= options

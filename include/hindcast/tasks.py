@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hindcast import config
-from hindcast.errors import ConfigError, HindcastError, SourceBusy, StoreError, UsageError
+from hindcast.errors import ConfigError, HindcastError, SourceBusy, StoreError, StoreMismatch, UsageError
 from hindcast.push import PushFailed, drain
 from hindcast.requests import SELECTABLE, read_day, read_now, read_period, read_request
 from hindcast.window import HOUR, Window, text
@@ -76,7 +76,8 @@ def settings(owner: str) -> Facts:
     """
     from airflow.sdk import ExceptionRetryPolicy, RetryAction, RetryRule
 
-    rules = [
+    rules = [  # the first that matches decides
+        RetryRule(exception=StoreMismatch, action=RetryAction.FAIL),
         RetryRule(exception=list(TRANSIENT), action=RetryAction.RETRY),
         RetryRule(exception=HindcastError, action=RetryAction.FAIL),
     ]
