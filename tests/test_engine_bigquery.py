@@ -381,6 +381,11 @@ def test_a_checked_hour_gives_the_same_tables_whoever_reads_it_from_wherever(
             details = json.loads(row["details"])
             row["details"] = {key: value for key, value in details.items() if key not in {"objects", "engine"}}
     assert found["streamed"] == found["folder"]
+    # the query counts no slices: no segment's drift is judged there, and everything else is the same
+    assert found["folder"]["slices"]
+    assert (found["sql"].pop("slices"), found["sql"].pop("reference_slices")) == ([], [])
+    del found["folder"]["slices"], found["folder"]["reference_slices"]
+    found["folder"]["drift"] = [row for row in found["folder"]["drift"] if row["segment"] == "*"]
     assert found["sql"] == found["folder"]
 
 

@@ -117,7 +117,9 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
             replaced(path, ("interval: 30s", "interval: 1s"))
         config = folder / "prometheus" / "prometheus.yml"
         with Alertmanager(folder / "alertmanager", routes) as alertmanager:
-            prometheus = Prometheus(folder / "server", config, [f"--web.console.templates={INCLUDE}/playbooks"])
+            # What is sent before Prometheus knows its Alertmanager is lost; the next try comes after this delay.
+            arguments = [f"--web.console.templates={INCLUDE}/playbooks", "--rules.alert.resend-delay=1s"]
+            prometheus = Prometheus(folder / "server", config, arguments)
             replaced(
                 config,
                 ("pushgateway:9091", f"127.0.0.1:{gateway.port}"),
@@ -172,7 +174,7 @@ def test_an_outage_pages_once_whoever_is_on_call_and_resolves(world: World) -> N
     told = {alert["labels"]["alertname"] for alert in channel if alert["status"] == "firing"}
     assert "HindcastIncident" in told
     assert "HindcastModelDegraded" not in told, "the incident silences its symptoms"
-    assert world.webhook.notices("/heartbeat"), "the dead man's switch"
+    until(lambda: world.webhook.notices("/heartbeat"), "the dead man's switch", seconds=120)
 
 
 def test_whoever_is_on_call_can_be_asked(world: World) -> None:

@@ -101,9 +101,33 @@ def open_engine(url: str) -> Engine:
 def _prepare_sqlite(connection: Any, _record: object) -> None:
     connection.isolation_level = None  # SQLAlchemy emits BEGIN itself, below
     cursor = connection.cursor()
-    for pragma in (f"busy_timeout={WAIT_SECONDS * 1000}", "journal_mode=WAL", "synchronous=NORMAL"):
-        cursor.execute(f"PRAGMA {pragma}")
+    cursor.execute(f"PRAGMA busy_timeout={WAIT_SECONDS * 1000}")
+    _write_ahead(cursor)
+    cursor.execute("PRAGMA synchronous=NORMAL")
     cursor.close()
+
+
+def _write_ahead(cursor: Any) -> None:
+    """Set the journal's mode; of two that make the same file SQLite refuses one at once, whatever `busy_timeout` is."""
+    import sqlite3
+
+    def busy(error: BaseException) -> bool:
+        return isinstance(error, sqlite3.OperationalError) and error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_BUSY
+
+    try:
+        cursor.execute("PRAGMA journal_mode=WAL")
+    except sqlite3.OperationalError as error:
+        if not busy(error):
+            raise
+        from tenacity import Retrying, retry_if_exception, stop_after_delay, wait_random  # seldom needed
+
+        again = Retrying(
+            retry=retry_if_exception(busy),
+            stop=stop_after_delay(WAIT_SECONDS),
+            wait=wait_random(0.005, 0.05),
+            reraise=True,
+        )
+        again(cursor.execute, "PRAGMA journal_mode=WAL")
 
 
 def _begin_sqlite(connection: Connection) -> None:
