@@ -2,11 +2,14 @@
 
 import ast
 import importlib
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from hindcast import errors
 
 ROOT = Path(__file__).resolve().parents[1]
 LIBRARY = ROOT / "include" / "hindcast"
@@ -166,6 +169,31 @@ def test_no_module_imports_what_is_heavy_at_its_top(name: str) -> None:
     allowed = {"airflow"} if name == "waiting" else set()
     assert not {imported.split(".")[0] for imported in found} & HEAVY - allowed
     assert not {imported for imported in found if imported.startswith("scipy.stats")}
+
+
+def drawn(line: str) -> tuple[int, str, str, bool] | None:
+    """Depth, name, exit status and whether it is called transient, of an error in the tree of errors.py."""
+    found = re.match(r"    ([ │├└─]*)(\w+)  +(?:exit status )?(\d|-)", line)
+    return (len(found[1]) // 4, found[2], found[3], "transient" in line) if found else None
+
+
+def test_the_tree_of_errors_is_drawn_as_it_is() -> None:
+    tree = [node for node in map(drawn, (errors.__doc__ or "").splitlines()) if node]
+    assert {name for _, name, *_ in tree} == {kind.__name__ for kind in errors.kinds()}
+    for depth, name, status, transient in tree:
+        kind = getattr(errors, name)
+        assert len(kind.__mro__) - len(errors.HindcastError.__mro__) == depth, name
+        assert status in {str(kind.exit_status), "-"}, name
+        assert transient == kind.transient, name
+
+
+@pytest.mark.parametrize("path", sorted(set(MODULES.values()) - {MODULES["errors"]}), ids=lambda path: path.stem)
+def test_every_error_of_ours_stands_in_the_module_of_errors(path: Path) -> None:
+    """Airflow's rules and the tree in its docstring are about that module."""
+    ours = {kind.__name__ for kind in errors.kinds()}
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    made = [node for node in ast.walk(tree) if isinstance(node, ast.ClassDef)]
+    assert not [node.name for node in made if {ast.unparse(base).rpartition(".")[2] for base in node.bases} & ours]
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "dags").glob("*.py")), ids=lambda path: path.name)

@@ -20,7 +20,8 @@ from tests.prometheus_server import Alertmanager, Prometheus, Pushgateway, Webho
 from hindcast import oncall
 from hindcast.checks import Run, execute
 from hindcast.cli import main
-from hindcast.push import PushFailed, drain
+from hindcast.errors import PushFailed
+from hindcast.push import drain
 from hindcast.replay import replay
 from hindcast.results import tables
 from hindcast.results.sql import Store

@@ -21,8 +21,8 @@ from hindcast import gateway as gateways
 from hindcast import push
 from hindcast.checks import CHECKS, Run, execute
 from hindcast.checks.run import commit, compute
-from hindcast.errors import UsageError
-from hindcast.push import PushFailed, drain
+from hindcast.errors import PushFailed, UsageError
+from hindcast.push import drain
 from hindcast.replay import replay
 from hindcast.results.sql import Store
 from hindcast.window import Window

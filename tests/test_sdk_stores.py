@@ -14,9 +14,10 @@ from tests.bigquery_server import DATASET, PROJECT, Emulator, between, emulator
 from tests.fault_proxy import before
 from tests.s3_server import REGION, S3Server, free_port
 
+from hindcast.errors import NotDelivered
 from hindcast.sdk import PredictionLogger
 from hindcast.sdk.columns import LABEL, PREDICTION, Columns, parquet
-from hindcast.sdk.stores import NotDelivered, Store, open_store
+from hindcast.sdk.stores import Store, open_store
 
 __all__ = ["emulator"]
 NOON = datetime(2024, 3, 4, 12, 30, tzinfo=UTC)

@@ -14,7 +14,7 @@ from urllib.request import HTTPSHandler, ProxyHandler, Request, build_opener
 from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_random_exponential
 
 from hindcast.connections import connection
-from hindcast.errors import HindcastError, UsageError
+from hindcast.errors import PushFailed, PushRefused, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -27,16 +27,6 @@ _TIMEOUT = 10.0
 # Answers that may be others the next time; everything else from 400 to 499 is about what was sent.
 _PASSING = {408, 425, 429}
 _SIGN_IN = {401, 403, 407}
-
-
-class PushFailed(HindcastError):
-    """The gateway could not be reached or lets nobody in; the outbox keeps what was to be pushed."""
-
-    transient = True
-
-
-class PushRefused(HindcastError):
-    """The gateway refuses one group, and would refuse it again."""
 
 
 @dataclass(frozen=True)

@@ -25,13 +25,14 @@ def metrics() -> None:
 def metrics_push(config: str | None, results: str | None, as_json: bool) -> None:  # noqa: ARG001, FBT001
     """Push the newest committed metrics of every model again, such as after a restart of the gateway."""
     from hindcast import push
+    from hindcast.errors import PushRefused
     from hindcast.results.sql import Store
 
     found = push.drain(Store(results), again=True)
     say(as_json, found, f"{found['pushed']} groups pushed" + (f"; {found['reason']}" if found["reason"] else ""))
     if found.get("refused"):
         message = f"{found['refused']} groups were refused"
-        raise push.PushRefused(message)
+        raise PushRefused(message)
 
 
 @metrics.command("retire")

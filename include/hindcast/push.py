@@ -15,8 +15,7 @@ from sqlalchemy import and_, delete, insert, select, update
 
 from hindcast import gateway
 from hindcast.config import paths
-from hindcast.errors import UsageError
-from hindcast.gateway import PushFailed, PushRefused
+from hindcast.errors import PushFailed, PushRefused, UsageError
 from hindcast.results import tables
 
 if TYPE_CHECKING:
@@ -30,7 +29,7 @@ if TYPE_CHECKING:
 
     Sample = list[Any]
 
-__all__ = ["PushFailed", "PushRefused", "drain", "fill", "retire", "samples", "shown_features"]
+__all__ = ["drain", "fill", "retire", "samples", "shown_features"]
 
 # All models together stay below this; a model's own, beside its features, never exceed FIXED_SERIES: 30 that its groups
 # have (12 of them the gateway's), 4 of pull, quality and drift, and the two limits below.

@@ -8,6 +8,7 @@ the DAG files, and with them this module, all the time.
 from __future__ import annotations
 
 import importlib
+import itertools
 import json
 import logging
 import os
@@ -16,9 +17,9 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hindcast import config
-from hindcast.errors import ConfigError, HindcastError, SourceBusy, StoreError, StoreMismatch, UsageError
-from hindcast.push import PushFailed, drain
+from hindcast import config, errors
+from hindcast.errors import ConfigError, UsageError
+from hindcast.push import drain
 from hindcast.requests import SELECTABLE, read_day, read_now, read_period, read_request
 from hindcast.window import HOUR, Window, text
 
@@ -39,7 +40,6 @@ CHECK_OF_TASK = {
     "explain": "importance",
     "triage": "triage",
 }
-TRANSIENT = (SourceBusy, StoreError, PushFailed)
 DAILY = ("sweep", "roll_up", "label_maturity", "retention", "multivariate")
 # What the checks import when they first need it, beside their own modules.
 PRELOADED = ("hindcast.engines.local", "hindcast.explainers", "jinja2.ext", "pyarrow.parquet")
@@ -76,10 +76,10 @@ def settings(owner: str) -> Facts:
     """
     from airflow.sdk import ExceptionRetryPolicy, RetryAction, RetryRule
 
-    rules = [  # the first that matches decides
-        RetryRule(exception=StoreMismatch, action=RetryAction.FAIL),
-        RetryRule(exception=list(TRANSIENT), action=RetryAction.RETRY),
-        RetryRule(exception=HindcastError, action=RetryAction.FAIL),
+    # The first that matches decides, and `kinds` has what is derived before what it is derived from.
+    rules = [
+        RetryRule(exception=list(alike), action=RetryAction.RETRY if transient else RetryAction.FAIL)
+        for transient, alike in itertools.groupby(errors.kinds(), key=lambda kind: kind.transient)
     ]
     return {
         "owner": owner,

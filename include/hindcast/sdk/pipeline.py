@@ -15,7 +15,7 @@ from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from hindcast.errors import HindcastError
+from hindcast.errors import NotDurable
 from hindcast.sdk import lifecycle
 from hindcast.sdk.builder import Builder
 from hindcast.sdk.sender import Sender
@@ -33,10 +33,6 @@ if TYPE_CHECKING:
 
 # How long a caller waits, at most, for others who write to the local disk.
 DISK_SECONDS = 0.05
-
-
-class NotDurable(HindcastError):
-    """Records are neither in the store nor on the local disk yet, or could not be kept."""
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ import threading
 import time
 from typing import TYPE_CHECKING
 
-from hindcast.sdk.stores import NotDelivered
+from hindcast.errors import NotDelivered
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from hindcast.errors import HindcastError, UsageError
+from hindcast.errors import NotDelivered, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -25,12 +25,6 @@ if TYPE_CHECKING:
     from google.cloud.bigquery import LoadJob, LoadJobConfig
 
 CONNECT_SECONDS, READ_SECONDS = 5.0, 30.0
-
-
-class NotDelivered(HindcastError):
-    """The store did not take a file this time; it is tried again."""
-
-    transient = True
 
 
 class Store(Protocol):
