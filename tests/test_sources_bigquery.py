@@ -159,6 +159,7 @@ def refusal(status: int, reason: str, message: str) -> Callable[[str, object], t
     return lambda _path, _answer: (status, {"error": error})
 
 
+DEAR = "Query exceeded limit for bytes billed: 1. 5 or higher required."
 DENIED = "Access Denied: Table p:d.t: Permission bigquery.tables.get denied on table p:d.t"
 
 
@@ -171,6 +172,7 @@ DENIED = "Access Denied: Table p:d.t: Permission bigquery.tables.get denied on t
         (503, "backendError", "Try again", SourceBusy, "no answer"),
         (429, "tooMany", "Slow down", SourceBusy, "no answer"),
         (400, "invalid", "No such thing", SourceUnreadable, "refused: .*No such thing"),
+        (400, "bytesBilledLimitExceeded", DEAR, UsageError, r".*5 or higher required.*bigquery\.max_gb_billed; raise"),
     ],
 )  # fmt: skip
 def test_refusals_of_the_service_are_terminal_or_worth_trying_again(
@@ -217,9 +219,23 @@ def test_a_service_that_is_not_there_is_busy(connect: Callable[..., str]) -> Non
         source.manifest(START, START + HOUR)
 
 
-def test_labels_and_references_are_not_read_from_tables() -> None:
+def test_the_query_that_counts_is_capped_and_the_dry_run_of_all_columns_is_not(
+    emulator: Emulator, connect: Callable[..., str]
+) -> None:
+    uri = emulator.load("dear", rows([timedelta(0)]))
+    before = {job.job_id for job in emulator.client().list_jobs(all_users=True)}
+    source = open_source(uri, connect(emulator), max_gb=2.5)
+    assert isinstance(source, BigQueryTable)
+    (item,) = source.manifest(START, START + HOUR).objects
+    assert source.count(item) == 1
+    ran = [job for job in emulator.client().list_jobs(all_users=True) if job.job_id not in before]
+    assert {(job.dry_run or False, job.maximum_bytes_billed) for job in ran} >= {(False, 2_500_000_000)}
+    assert {job.maximum_bytes_billed for job in ran if job.dry_run} <= {None}
+
+
+def test_a_table_is_no_file() -> None:
     item = TableSlice("a.b.c", 0, "0", START, START + HOUR)
-    with pytest.raises(UsageError, match="labels and references are not read from BigQuery yet"):
+    with pytest.raises(UsageError, match=r"bq://a\.b\.c: a\.b\.c is read as rows, not as a Parquet file"):
         opened("bq://a.b.c").open(item)
 
 

@@ -172,15 +172,19 @@ def write_hours(
         pq.write_table(logged.slice(half), folder / "part-1.parquet")
 
 
-def model_file(world: World, model: str = "alpha", *, labels: bool = True, **keys: Any) -> Path:
-    """Write a model file; `keys` replace or add top-level keys, None takes one away."""
+def model_file(world: World, model: str = "alpha", *, labels: bool | dict[str, str] = True, **keys: Any) -> Path:
+    """Write a model file; `keys` replace or add top-level keys, None takes one away.
+
+    `labels` says whether there are late ones, in the world's own folder or at another place.
+    """
+    place = labels if isinstance(labels, dict) else {"uri": f"../{model}/labels"} if labels else None
     content: dict[str, Any] = {
         "model": model,
         "owner": {"team": "ops", "oncall": "ops"},
         "task": "binary",
         "positive_class": 1,
         "logs": {"uri": f"../{model}/logs"},
-        "labels": {"uri": f"../{model}/labels"} if labels else None,
+        "labels": place,
         "reference": {"uri": "../reference.parquet"},
         "features": {
             "amount": {"type": "numeric", "min": -50, "max": 150, "max_missing": 0.01},

@@ -110,20 +110,21 @@ def _late(store: Store, model: ModelFile, newest: datetime) -> list[dict[str, An
 
 def checklist(store: Store, model: ModelFile) -> list[dict[str, Any]]:
     """What a monitored model needs, one item each: what, ok, says."""
-    from hindcast.sources import open_source
+    from hindcast.sources import labels_of, logs_of
     from hindcast.sources.files import parquet_files
 
     def logs() -> str:
-        source = open_source(model.resolve(model.logs.uri), model.logs.connection)
+        source = logs_of(model)
         end = _newest(store, model) or floor_hour(datetime.now(UTC))
         found = source.manifest(end - timedelta(days=1), end + timedelta(hours=1))
         return f"{model.logs.uri}: {len(found.objects)} objects in the day before {time_text(end)}"
 
     def labels() -> str:
-        if model.labels is None:
+        source = labels_of(model)
+        if model.labels is None or source is None:
             return "none: performance is judged only if the logs hold ground_truth"
         end = _newest(store, model) or floor_hour(datetime.now(UTC))
-        open_source(model.resolve(model.labels.uri), model.labels.connection).manifest(end, end + timedelta(hours=1))
+        source.manifest(end, end + timedelta(hours=1))
         return model.labels.uri
 
     def reference() -> str:

@@ -116,11 +116,11 @@ class Looker:
         HindcastError
             The model file is wrong, or the logs cannot be listed.
         """
-        from hindcast.sources import open_source
+        from hindcast.sources import logs_of
 
         model = config.load(Path(self._model_file))
         if self._source is None:
-            self._source = open_source(model.resolve(model.logs.uri), model.logs.connection)
+            self._source = logs_of(model)
         waiting = list(self._windows)
         for window in waiting:
             found = ready.readiness(model, self._source, window, self._known)

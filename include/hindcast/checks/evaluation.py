@@ -20,11 +20,11 @@ from hindcast.performance.evaluation import (
     sums_from_bytes,
 )
 from hindcast.performance.labels import LabelRows, Labels, gathered, label_rows, microseconds, positions_among
-from hindcast.performance.parts import evaluate_part, evaluate_parts, fingerprints, label_tables
+from hindcast.performance.parts import evaluate_part, evaluate_parts, fingerprints, label_tables, streamed_labels
 from hindcast.profile.bins import LABEL
 from hindcast.profile.columns import flags, is_text, open_parquet, positions
 from hindcast.profile.facts import FINGERPRINT, sidecar_files
-from hindcast.sources.base import Announced
+from hindcast.sources.base import Announced, Streamed
 from hindcast.window import HOUR
 
 if TYPE_CHECKING:
@@ -86,9 +86,11 @@ def evaluate(run: Run, window: Window, moments: Sequence[datetime]) -> list[Eval
 
 
 def _in_executors(run: Run, window: Window, asked: Question, moments: Sequence[datetime]) -> list[Part] | None:
-    """Where Spark left the row facts in buckets, it joins the labels too; None where it did not."""
+    """Where Spark left the row facts in buckets, it joins files of labels too; None where it did not."""
     folder = run.artifact("facts", ".parquet", window)
     if run.labels is None or not folder.is_dir() or not (run.model.spark or run.model.engine == "spark"):
+        return None
+    if isinstance(run.labels, Streamed):  # a table's rows come in one stream, to this process
         return None
     from hindcast.engines.spark import SparkEngine
     from hindcast.engines.spark_tasks import read_labels
@@ -109,10 +111,10 @@ def _totals(run: Run, window: Window, asked: Question, files: list[Path], moment
     totals = [Part(asked.task) for _ in moments]
     rows = sum(pq.read_metadata(file).num_rows for file in files)
     parts = 1 if run.labels is None else -(-rows // _JOINED_ROWS)
+    filed = [] if run.labels is None else _filed(run.labels, window.start, moments)
     for part in range(parts):
         labels = None
         if run.labels is not None:
-            filed = _filed(run.labels, window.start, moments)
             own = None if parts == 1 else _keys(asked, files, part, parts)
             labels = _labels(run.labels, filed, asked, files, own)
         for block in _blocks(asked, files):
@@ -154,7 +156,11 @@ def _keys(asked: Question, files: list[Path], part: int, parts: int) -> Integers
 
 
 def _filed(source: Source, start: datetime, moments: Sequence[datetime]) -> list[tuple[LogObject, int]]:
-    """Files of labels that came from `start` on, with the last moment at which each was not there, in microseconds."""
+    """Files of labels that came from `start` on, with the last moment at which each was not there, in microseconds.
+
+    A table has one snapshot for all moments; when a row of it came is told by its time alone.
+    """
+    moments = [max(moments)] if isinstance(source, Streamed) else moments
     found: dict[str, LogObject] = {}
     hidden: dict[str, int] = {}
     before = -(2**63)
@@ -198,6 +204,8 @@ def _label_rows(source: Source, item: LogObject, *, numeric: bool) -> tuple[Labe
     SourceUnreadable
         It cannot be read.
     """
+    if isinstance(source, Streamed):
+        return (label_rows(table, numeric=numeric) for table in streamed_labels(source, item))
     key = (source.uri, item.name, item.etag, numeric)
     if key in _HELD:
         return _HELD[key]

@@ -19,7 +19,7 @@ from hindcast.profile.profile import Profile
 from hindcast.profile.slices import VERSION, Slices, Slicing
 from hindcast.results import tables
 from hindcast.results.sql import Store
-from hindcast.sources import open_source
+from hindcast.sources import labels_of, logs_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -127,13 +127,12 @@ class Run:
     @cached_property
     def logs(self) -> Source:
         """Where the prediction logs are."""
-        return open_source(self.model.resolve(self.model.logs.uri), self.model.logs.connection)
+        return logs_of(self.model)
 
     @cached_property
     def labels(self) -> Source | None:
         """Where late ground truth is."""
-        labels = self.model.labels
-        return open_source(self.model.resolve(labels.uri), labels.connection) if labels else None
+        return labels_of(self.model)
 
     @cached_property
     def reference(self) -> Reference:

@@ -135,17 +135,14 @@ class _Queries:
             return self._job(statement).result(retry=self.source.retry)
 
     def _job(self, statement: Statement, *, dry_run: bool = False) -> QueryJob:
-        from google.cloud.bigquery import QueryJobConfig
-
-        config = QueryJobConfig(
-            query_parameters=[_parameter(name, value) for name, value in statement.parameters.items()],
+        return self.source.query(
+            statement.sql,
+            [_parameter(name, value) for name, value in statement.parameters.items()],
             maximum_bytes_billed=self.most_bytes,
             labels=self.labels,
             dry_run=dry_run,
             use_query_cache=not dry_run,
         )
-        with self.source.translated():
-            return self.source.client.query(statement.sql, job_config=config, retry=self.source.retry)
 
 
 def _parameter(name: str, value: Any) -> Any:

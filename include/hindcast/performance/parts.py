@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     import pyarrow.parquet as pq
 
     from hindcast.performance.evaluation import Question, Sums
+    from hindcast.sources.base import LogObject, Streamed
 
     Floats = np.ndarray[tuple[int, ...], np.dtype[np.float64]]
     Ints = np.ndarray[tuple[int, ...], np.dtype[np.int64]]
@@ -79,6 +80,24 @@ def label_tables(file: pq.ParquetFile, name: str) -> Iterator[pa.Table]:
             message = f"{name}: is no readable file of labels: {error}"
             raise SourceUnreadable(message) from error
         yield label_table(table)
+
+
+def streamed_labels(source: Streamed, item: LogObject) -> Iterator[pa.Table]:
+    """Labels of an object that is no file, batch by batch.
+
+    Raises
+    ------
+    SourceUnreadable
+        A column is missing.
+    SourceError
+        It cannot be read.
+    """
+    absent = {*LABEL_COLUMNS}.difference(source.schema().names)
+    if absent:
+        message = f"{item.name}: holds no labels: it lacks {', '.join(sorted(absent))}"
+        raise SourceUnreadable(message)
+    for batch in source.batches(item, LABEL_COLUMNS):
+        yield label_table(pa.Table.from_batches([batch]))
 
 
 def evaluate_part(question: Question, facts: pa.Table, labels: pa.Table | Labels | None, moment: datetime) -> Part:

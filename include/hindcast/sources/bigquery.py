@@ -1,4 +1,4 @@
-"""Logs in a BigQuery table: a window is its rows with ``timestamp`` in ``[start, end)``, as they were at one moment.
+"""Logs or labels in a BigQuery table: a window is its rows with their time in ``[start, end)``, as of one moment.
 
 That moment is pinned in the manifest, and every query (``FOR SYSTEM_TIME AS OF``) and read session of the window asks
 for it, so that rows which arrive meanwhile change nothing.
@@ -7,9 +7,7 @@ Source: https://cloud.google.com/bigquery/docs/reference/storage
 
 from __future__ import annotations
 
-import json
 import re
-from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
@@ -17,27 +15,21 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from hindcast.connections import Connection, connection
-from hindcast.errors import SourceBusy, SourceMissing, SourceUnreadable, UsageError
+from hindcast.errors import SourceUnreadable, UsageError
 from hindcast.sources.base import LogObject, Manifest
+from hindcast.sources.bigquery_service import Service
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     import pyarrow.parquet as pq
-    from google.cloud.bigquery import Client, SchemaField, Table
-    from google.cloud.bigquery_storage_v1 import BigQueryReadClient
+    from google.cloud.bigquery import SchemaField, Table
     from google.cloud.bigquery_storage_v1.types import ReadSession
 
-# Google's client tries again for ten minutes; a task that Airflow retries need not hang so long.
-RETRY_SECONDS = 120.0
 _URI = re.compile(
     r"bq://(?P<project>(?:[a-z0-9.-]+:)?[a-z][a-z0-9-]*)\.(?P<dataset>[A-Za-z0-9_]{1,1024})\.(?P<table>[\w-]{1,1024})"
 )
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_SCOPES = ("https://www.googleapis.com/auth/cloud-platform",)
-_LIMITED = {"rateLimitExceeded", "quotaExceeded", "jobRateLimitExceeded"}
-_NEEDED = "bigquery.jobs.create, bigquery.tables.get, bigquery.tables.getData, bigquery.readsessions.create"
 # What the Storage Read API gives for a column; whatever is not here is text or binary.
 _ARROW = {
     "INT64": pa.int64(),
@@ -69,7 +61,7 @@ class TableSlice(LogObject):
         return _EPOCH + timedelta(microseconds=int(self.etag))
 
 
-class BigQueryTable:
+class BigQueryTable(Service):
     """Source for ``bq://project.dataset.table``.
 
     Parameters
@@ -77,6 +69,10 @@ class BigQueryTable:
     uri : str
     connection_id : str, optional
         Airflow Connection; without one, the credentials of the environment.
+    times : str
+        Column of moments by which a row belongs to a window: ``timestamp`` of logs, ``label_timestamp`` of labels.
+    max_gb : float, optional
+        No query may bill, and no read session scan, more than so many 10⁹ bytes.
 
     Raises
     ------
@@ -89,13 +85,20 @@ class BigQueryTable:
     'acme-ml.logs.predictions'
     """
 
-    def __init__(self, uri: str, connection_id: str | None = None) -> None:
+    def __init__(
+        self,
+        uri: str,
+        connection_id: str | None = None,
+        *,
+        times: str = "timestamp",
+        max_gb: float | None = None,
+    ) -> None:
         found = _URI.fullmatch(uri)
         if not found:
             message = f"{uri}: names no BigQuery table; allowed: bq://project.dataset.table"
             raise UsageError(message)
-        self.uri, self._connection_id = uri, connection_id
-        self.project, self.dataset, self.table = found["project"], found["dataset"], found["table"]
+        super().__init__(uri, found["project"], connection_id, max_gb=max_gb)
+        self.dataset, self.table, self.times = found["dataset"], found["table"], times
 
     @property
     def name(self) -> str:
@@ -109,27 +112,24 @@ class BigQueryTable:
         ------
         SourceMissing, SourceUnreadable, SourceBusy
         """
-        from google.cloud.bigquery import QueryJobConfig
-
         self.__dict__.pop("types", None)  # columns may have been added since the last window
         self._checked()
-        sql = f"SELECT * FROM `{self.name}` WHERE `timestamp` >= @start AND `timestamp` < @end"
-        with self.translated():
-            config = QueryJobConfig(dry_run=True, use_query_cache=False, query_parameters=bounds(start, end))
-            job = self.client.query(sql, job_config=config, retry=self.retry)
+        sql = f"SELECT * FROM `{self.name}` WHERE `{self.times}` >= @start AND `{self.times}` < @end"
+        # no limit: nobody reads all columns
+        job = self.query(sql, bounds(start, end), dry_run=True, use_query_cache=False, maximum_bytes_billed=None)
         # the service's clock, not this machine's: a moment in its future is refused
         micros = (job.created - _EPOCH) // timedelta(microseconds=1)
         size, etag = job.total_bytes_processed, str(micros)
         return Manifest("partitioned", (TableSlice(self.name, size, etag, start, end, arrived=job.created),))
 
     def open(self, item: LogObject, dictionaries: Sequence[str] = ()) -> pq.ParquetFile:  # noqa: ARG002 - Source's
-        """Refuse: labels and references are read as Parquet files.
+        """Refuse: a table is no file.
 
         Raises
         ------
         UsageError
         """
-        message = f"{self.uri}: labels and references are not read from BigQuery yet; export {item.name} as Parquet"
+        message = f"{self.uri}: {item.name} is read as rows, not as a Parquet file"
         raise UsageError(message)
 
     def batches(self, item: LogObject, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
@@ -137,6 +137,8 @@ class BigQueryTable:
 
         Raises
         ------
+        UsageError
+            It is estimated to scan more bytes than allowed.
         SourceMissing, SourceUnreadable, SourceBusy
         """
         with self.translated():
@@ -145,6 +147,7 @@ class BigQueryTable:
                 read_session=read_session(self, as_slice(item), columns),
                 max_stream_count=1,
             )
+            self.refuse_above(session.estimated_total_bytes_scanned, "a read session would scan")
             schema = pa.ipc.read_schema(pa.py_buffer(session.arrow_schema.serialized_schema))
             for stream in session.streams:
                 # it goes on by itself, from where it was, after an error that is worth trying again
@@ -159,17 +162,17 @@ class BigQueryTable:
         ------
         SourceMissing, SourceUnreadable, SourceBusy
         """
-        from google.cloud.bigquery import QueryJobConfig, ScalarQueryParameter
+        from google.cloud.bigquery import ScalarQueryParameter
 
         part = as_slice(item)
         sql = (
             f"SELECT COUNT(*) AS found FROM `{self.name}` FOR SYSTEM_TIME AS OF @snapshot "
-            "WHERE `timestamp` >= @start AND `timestamp` < @end"
+            f"WHERE `{self.times}` >= @start AND `{self.times}` < @end"
         )
         snapshot = ScalarQueryParameter("snapshot", "TIMESTAMP", part.snapshot)
-        config = QueryJobConfig(query_parameters=[*bounds(part.start, part.end), snapshot])
+        job = self.query(sql, [*bounds(part.start, part.end), snapshot])
         with self.translated():
-            (row,) = self.client.query(sql, job_config=config, retry=self.retry).result(retry=self.retry)
+            (row,) = job.result(retry=self.retry)
         return int(row["found"])
 
     @cached_property
@@ -188,84 +191,11 @@ class BigQueryTable:
     def _checked(self) -> None:
         table = self._described()
         if table.table_type not in {"TABLE", None}:
-            message = (
-                f"{self.uri}: is a {table.table_type}, which has no snapshots; point the logs at the table behind it"
-            )
+            message = f"{self.uri}: is a {table.table_type}, which has no snapshots; name the table behind it"
             raise SourceUnreadable(message)
-        if self.types.get("timestamp") != "TIMESTAMP":
-            message = f"{self.uri}: has no column timestamp of type TIMESTAMP, which says to which hour a row belongs"
+        if self.types.get(self.times) != "TIMESTAMP":
+            message = f"{self.uri}: has no column {self.times} of type TIMESTAMP, which says whose hour a row is"
             raise SourceUnreadable(message)
-
-    # --- the service ---
-
-    @cached_property
-    def _given(self) -> Connection:
-        return connection(self._connection_id) if self._connection_id else Connection("")
-
-    @property
-    def billed_to(self) -> str:
-        """Project that runs the jobs: the Connection's, else the table's own."""
-        return str(self._given.extra.get("project") or self.project)
-
-    @cached_property
-    def retry(self) -> Any:
-        """What Google's client tries again, for as long as the Connection's ``retry_seconds`` says."""
-        from google.cloud.bigquery import DEFAULT_RETRY
-
-        return DEFAULT_RETRY.with_timeout(float(self._given.extra.get("retry_seconds", RETRY_SECONDS)))
-
-    @cached_property
-    def client(self) -> Client:
-        """Jobs and tables, over REST."""
-        from google.cloud import bigquery
-
-        endpoint = self._given.extra.get("api_endpoint")
-        options = {"api_endpoint": endpoint} if endpoint else None
-        with self.translated():
-            return bigquery.Client(self.billed_to, credentials=_credentials(self._given), client_options=options)
-
-    @cached_property
-    def reader(self) -> BigQueryReadClient:
-        """Rows as Arrow, over gRPC; ``grpc_endpoint`` is an emulator's, without encryption."""
-        from google.cloud.bigquery_storage_v1 import BigQueryReadClient
-
-        endpoint = self._given.extra.get("grpc_endpoint")
-        with self.translated():
-            if not endpoint:
-                return BigQueryReadClient(credentials=_credentials(self._given))  # type: ignore[no-untyped-call] # Google types it half
-            import grpc  # type: ignore[import-untyped] # it ships none
-            from google.cloud.bigquery_storage_v1.services.big_query_read.transports import BigQueryReadGrpcTransport
-
-            # a message may hold 16 MB of rows
-            channel = grpc.insecure_channel(endpoint, [("grpc.max_receive_message_length", -1)])
-            return BigQueryReadClient(transport=BigQueryReadGrpcTransport(channel=channel))  # type: ignore[no-untyped-call] # Google types it half
-
-    @contextmanager
-    def translated(self) -> Iterator[None]:
-        """Turn the vendor's errors into ours; what is worth trying again has been, and is `SourceBusy`."""
-        from google.api_core import exceptions as api
-        from google.auth import exceptions as auth
-
-        try:
-            yield
-        except api.NotFound as error:
-            message = f"{self.uri}: not found: {_first_line(error)}"
-            raise SourceMissing(message) from error
-        except auth.DefaultCredentialsError as error:
-            message = f"{self.uri}: no credentials: name a Connection with a key, or log in: {_first_line(error)}"
-            raise UsageError(message) from error
-        except (api.ServerError, api.TooManyRequests, api.RetryError, auth.TransportError, ConnectionError) as error:
-            message = f"{self.uri}: no answer: {_first_line(error)}"
-            raise SourceBusy(message) from error
-        except api.Forbidden as error:
-            if {entry.get("reason") for entry in error.errors or ()} & _LIMITED:
-                message = f"{self.uri}: a quota is used up: {_first_line(error)}"
-                raise SourceBusy(message) from error
-            message = f"{self.uri}: forbidden: {_first_line(error)} (reading needs {_NEEDED})"
-            raise SourceUnreadable(message) from error
-        except (api.GoogleAPICallError, auth.GoogleAuthError) as error:
-            message = f"{self.uri}: refused: {_first_line(error)}"
-            raise SourceUnreadable(message) from error
 
 
 def bounds(start: datetime, end: datetime) -> list[Any]:
@@ -295,7 +225,7 @@ def read_session(table: BigQueryTable, item: TableSlice, columns: Sequence[str])
         data_format=DataFormat.ARROW,
         table_modifiers=ReadSession.TableModifiers(snapshot_time=item.snapshot),
         read_options=ReadSession.TableReadOptions(
-            selected_fields=list(columns), row_restriction=f"timestamp >= {start} AND timestamp < {end}"
+            selected_fields=list(columns), row_restriction=f"{table.times} >= {start} AND {table.times} < {end}"
         ),
     )
 
@@ -313,28 +243,3 @@ def arrow_type(kind: str) -> pa.DataType:
 
 def _type_of(field: SchemaField) -> str:
     return "ARRAY" if field.mode == "REPEATED" else _MODERN.get(field.field_type, field.field_type)
-
-
-def _first_line(error: Exception) -> str:
-    return next(iter(str(error).splitlines()), type(error).__name__)
-
-
-def _credentials(given: Connection) -> Any:
-    """Of a service account's key, anonymous for an emulator, or None for those of the environment."""
-    from google.auth.credentials import AnonymousCredentials
-    from google.oauth2.service_account import Credentials
-
-    if given.extra.get("is_anonymous"):
-        return AnonymousCredentials()  # type: ignore[no-untyped-call] # Google types it half
-    try:
-        if given.extra.get("key_path"):
-            return Credentials.from_service_account_file(given.extra["key_path"], scopes=_SCOPES)  # type: ignore[no-untyped-call] # Google types it half
-        key = given.extra.get("keyfile_dict")
-        if key:
-            content = json.loads(key) if isinstance(key, str) else key
-            return Credentials.from_service_account_info(content, scopes=_SCOPES)  # type: ignore[no-untyped-call] # Google types it half
-    except (OSError, ValueError) as error:
-        # what was given is a secret: it is not repeated
-        message = f"connection {given.id!r}: holds no readable key of a service account: {type(error).__name__}"
-        raise UsageError(message) from error
-    return None
