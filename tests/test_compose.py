@@ -11,19 +11,24 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import pyarrow.parquet as pq
 import pytest
 import yaml
+from click.testing import CliRunner
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 from sqlalchemy import create_engine, make_url, text
 from tests.prometheus_server import Alertmanager, Prometheus, Pushgateway, binary, fetched
 
 from hindcast import push
+from hindcast.cli import main
+from hindcast.results import tables
 from hindcast.results.sql import Store
 from hindcast.sdk import PredictionLogger
 
 if TYPE_CHECKING:
     from tests.postgres_server import Cluster
+    from tests.s3_server import S3Server
 
 ROOT = Path(__file__).resolve().parents[1]
 ONCE = {"init", "ownership"}
@@ -164,6 +169,56 @@ def test_the_serving_process_logs_and_its_metrics_clash_with_none_that_are_pushe
     )
     assert done.returncode in {0, 3}, done.stderr  # 3: advice on names
     assert "error" not in done.stderr.lower().replace("ml_prediction_errors", ""), done.stderr
+
+
+def test_the_demo_profile_is_monitored_by_its_model_file(
+    services: dict[str, Any], s3: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Commands, environment, folders and the file itself are those of the stack; addresses and keys are others."""
+
+    def environment(service: str) -> dict[str, str]:
+        known = {"http://s3:8333": s3.endpoint, "/secret/S3_ACCESS_KEY": s3.login, "/secret/S3_SECRET_KEY": s3.password}
+        text = json.dumps(services[service]["environment"])
+        for old, new in known.items():
+            text = text.replace(old, new)
+        return json.loads(text)
+
+    s3.bucket("hindcast")
+    command = [sys.executable, *services["serving"]["command"][1:], "--seconds", "3", "--rate", "200", "--delay", "1"]
+    command[command.index("--port") + 1] = "0"
+    given = {name: text for name, text in environment("serving").items() if name.startswith("AWS_")}
+    place = {"HINDCAST_SPOOL": str(tmp_path / "spool"), "PATH": os.environ["PATH"]}
+    done = subprocess.run(command, env=given | place, cwd=ROOT, capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 0, done.stderr
+    count = int(done.stdout.split()[0])
+
+    (mount,) = [m for m in services["worker"]["volumes"] if m["source"].endswith("include/models")]
+    assert mount["target"] == environment("worker")["HINDCAST_CONFIG"] == "/opt/hindcast/include/models"
+    models = tmp_path / "include" / "models"
+    models.mkdir(parents=True)
+    shutil.copy(ROOT / "demo" / "demo_serving.yaml", models)
+    shutil.copytree(ROOT / "demo", tmp_path / "demo", ignore=shutil.ignore_patterns("__pycache__"))
+    monkeypatch.setenv("AIRFLOW_CONN_AWS_DEFAULT", environment("worker")["AIRFLOW_CONN_AWS_DEFAULT"])
+    store = Store(f"sqlite:///{tmp_path}/results.db")
+    options = ["--config", str(models), "--results", f"sqlite:///{tmp_path}/results.db"]
+    keys = [o["Key"] for o in s3.client().list_objects_v2(Bucket="hindcast", Prefix="logs/")["Contents"]]
+    hours = sorted({re.sub(r".*date=(.*)/hour=(..)/.*", r"\1T\2", key) for key in keys})
+    for hour in hours:  # two, if one ended meanwhile
+        end = f"{hour[:10]}T23:59" if hour.endswith("23") else f"{hour[:11]}{int(hour[11:]) + 1:02}:10"
+        done = CliRunner().invoke(main, ["check", "demo_serving", "--window", hour, "--as-of", end, *options])
+        assert done.exit_code == 0, done.output
+    assert sum(row["rows"] for row in store.rows(tables.windows)) == count
+    assert {row["status"] for row in store.rows(tables.checks)} == {"ok"}
+    judged = store.rows(tables.performance, metric="accuracy", segment="*", label_age_hours=0)
+    assert all(row["status"] == "ok" and row["label_coverage"] > 0.3 for row in judged)
+    assert not [row for row in store.rows(tables.quality) if row["status"] == "failed"]
+
+
+def test_the_reference_of_the_demo_profile_is_what_its_process_draws(tmp_path: Path) -> None:
+    from demo import serving
+
+    serving.reference(tmp_path / "again.parquet")
+    assert pq.read_table(tmp_path / "again.parquet").equals(pq.read_table(serving.REFERENCE))
 
 
 def test_scraped_targets_are_services(services: dict[str, Any]) -> None:
