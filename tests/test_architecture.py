@@ -57,7 +57,7 @@ FLOORS: dict[str, float] = {
     # 6: what people and schedulers call
     "options": 6, "monitor": 6.05,
     "requests": 6, "views": 6, "replay": 6, "whatif": 6, "sweep": 6, "profiling": 6, "maintenance": 6,
-    "tasks": 6.1, "waiting": 6.1, "cli": 6.1,
+    "tasks": 6.1, "waiting": 6.1, "cli": 6.1, "ui": 6.2,
 }  # fmt: skip
 WORLDLY = {"gateway", "oncall", "sdk", "unfinished", "connections", "s3", "sources", "results"}
 PURE = {name for name, floor in FLOORS.items() if floor < 4 and name.split(".")[0] not in WORLDLY}

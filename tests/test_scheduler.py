@@ -1,9 +1,12 @@
 """The DAGs in a real scheduler; every run is triggered first, so that they share one wait."""
 
+import re
 import subprocess
 import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs, unquote, urlencode, urlsplit
 
 import pytest
 from demo.airflow import COMPONENTS, Airflow, AirflowError
@@ -204,6 +207,90 @@ def test_the_scheduler_alone_holds_what_its_tasks_inherit(watched: Watched) -> N
     del pids["triggerer"]  # it looks at files, once a run waits
     holds = {name for name, pid in pids.items() if "libarrow" in Path(f"/proc/{pid}/maps").read_text()}
     assert holds == {"scheduler"}
+
+
+# --- where links of dashboards lead; the api-server holds pyarrow from here on ---
+
+
+def visited(watched: Watched, path: str, *, accept: str = "text/html", known: bool = True, **query: str) -> Any:
+    """Follow a link as somebody who is logged in, or as nobody."""
+    import httpx
+
+    url, cookies = watched.airflow.url, {}
+    if known:
+        login = {"username": "admin", "password": watched.airflow.password}
+        cookies["_token"] = httpx.post(f"{url}/auth/token", json=login).json()["access_token"]
+    return httpx.get(f"{url}/hindcast/{path}", params=query, cookies=cookies, headers={"Accept": accept}, timeout=60)
+
+
+def milliseconds(moment: datetime) -> str:
+    """A moment as Grafana's `${__value.time}` has it."""
+    return str(int(moment.timestamp() * 1000))
+
+
+def test_a_link_leads_to_the_run_of_an_hour(watched: Watched, triggered: dict) -> None:
+    for name in ("window", "range"):
+        watched.airflow.wait(STEADY, triggered[name])
+    scheduled = watched.airflow.request("GET", f"/dags/{STEADY}/dagRuns", run_type="scheduled")["dag_runs"][0]
+    watched.airflow.wait(STEADY, scheduled["dag_run_id"])
+    due = datetime.fromisoformat(scheduled["run_after"]).astimezone(UTC)
+    for query, run in (
+        ({"hour": hour(0)}, triggered["window"]),
+        ({"hour": milliseconds(FIRST_HOUR + timedelta(hours=2))}, triggered["range"]),
+        ({"hour": f"{due - timedelta(minutes=70):%Y-%m-%dT%H}"}, scheduled["dag_run_id"]),
+        # What a chart shows now was pushed by the newest run of the schedule, and not by those for a chosen hour.
+        ({"at": milliseconds(datetime.now(UTC))}, scheduled["dag_run_id"]),
+        ({}, scheduled["dag_run_id"]),
+    ):
+        answer = visited(watched, "run", dag_id=STEADY, **query)
+        assert (answer.status_code, unquote(answer.headers["location"])) == (303, f"/dags/{STEADY}/runs/{run}"), query
+        assert watched.airflow.request("GET", f"/dags/{STEADY}/dagRuns/{run}")["dag_run_id"] == run
+    early = visited(watched, "run", dag_id=STEADY, at=milliseconds(FIRST_HOUR))
+    assert (early.status_code, "had published anything at 2013-04-16T12:00Z" in early.text) == (404, True)
+
+
+def test_a_link_leads_to_the_report_of_an_hour(watched: Watched, triggered: dict) -> None:
+    for name in ("window", "range"):
+        watched.airflow.wait(STEADY, triggered[name])
+    # The hour that ended at 15:00 is checked ten minutes later.
+    for query, shown in (
+        ({"hour": hour(0)}, "2013-04-16 12:00"),
+        ({"at": milliseconds(FIRST_HOUR + timedelta(hours=3, minutes=10))}, "2013-04-16 14:00"),
+        ({"at": milliseconds(FIRST_HOUR + timedelta(hours=3, minutes=9))}, "2013-04-16 13:00"),
+    ):
+        answer = visited(watched, "report", dag_id=STEADY, **query)
+        assert answer.status_code == 200, answer.text
+        assert re.search(rf"<title>[^<]*steady[^<]*{shown}", answer.text), query
+        assert answer.headers["content-security-policy"].startswith("sandbox allow-scripts"), (
+            "the cookie is out of reach"
+        )
+    early = visited(watched, "report", dag_id=STEADY, at=milliseconds(FIRST_HOUR))
+    assert (early.status_code, "no hour of steady had been checked at" in early.text) == (404, True)
+
+
+def test_links_say_what_is_wrong_with_them(watched: Watched) -> None:
+    for query, message in (
+        ({"dag_id": "hindcast_hourly__nobody"}, "nobody"),
+        ({"dag_id": INCIDENT}, "is no hourly DAG"),
+        ({"dag_id": STEADY, "hour": "noon"}, "'noon' is not a time"),
+        ({"dag_id": STEADY, "at": "9" * 30}, "is not a time"),
+    ):
+        for path in ("run", "report"):
+            answer = visited(watched, path, **query)
+            assert (answer.status_code, message in answer.text) == (404, True), (path, query, answer.text)
+
+
+def test_links_ask_who_is_there(watched: Watched) -> None:
+    for path in ("run", "report"):
+        assert visited(watched, path, known=False, accept="*/*", dag_id=STEADY).status_code == 401
+        answer = visited(watched, path, known=False, dag_id=STEADY, hour=hour(0))
+        assert answer.status_code == 303
+        login = urlsplit(answer.headers["location"])
+        assert login.path == "/auth/login"
+        back = parse_qs(login.query)["next"][0]
+        assert back == f"/hindcast/{path}?{urlencode({'dag_id': STEADY, 'hour': hour(0)})}"
+    for path in ("docs", "openapi.json", "redoc"):
+        assert visited(watched, path).status_code == 404
 
 
 def test_starting_twice_changes_nothing(watched: Watched) -> None:
