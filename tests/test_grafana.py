@@ -37,11 +37,14 @@ def dashboard(name: str) -> dict[str, Any]:
 
 
 def targets(key: str) -> list[Any]:
-    """Every query that has a key, with its dashboard and panel as its name."""
+    """Every query that has a key, and whether its panel's links need to know of which model a figure is."""
     return [
-        pytest.param(target[key], id=f"{name}: {panel['title']} {target.get('refId', 'A')}")
+        pytest.param(
+            target[key], "model_name}" in str(links), id=f"{name}: {panel['title']} {target.get('refId', 'A')}"
+        )
         for name in NAMES
         for panel in dashboard(name)["panels"]
+        for links in [panel["fieldConfig"]["defaults"].get("links")]
         for target in panel["targets"]
         if key in target
     ]
@@ -64,19 +67,44 @@ def test_dashboards_are_as_built(tmp_path: Path) -> None:
         assert written == (GRAFANA / "dashboards" / f"{name}.json").read_text(encoding="utf-8"), "run: make monitoring"
 
 
-def test_panels_use_provisioned_sources_and_lead_to_airflow() -> None:
+def test_panels_use_provisioned_sources() -> None:
     known = yaml.safe_load((GRAFANA / "provisioning" / "datasources" / "hindcast.yaml").read_text())["datasources"]
     kinds = {(source["uid"], source["type"]) for source in known}
     for name in NAMES:
         for panel in dashboard(name)["panels"]:
             assert (panel["datasource"]["uid"], panel["datasource"]["type"]) in kinds, panel["title"]
-            urls = [link["url"] for link in panel["links"]]
-            assert any("hindcast_hourly__" in url for url in urls), panel["title"]
-            assert any("hindcast_incident" in url for url in urls), panel["title"]
 
 
-@pytest.mark.parametrize("expression", targets("expr"))
-def test_every_query_is_promql(expression: str) -> None:
+def led(panel: dict[str, Any]) -> list[str]:
+    """Where a panel leads, and what is clicked in it."""
+    return [link["url"] for link in [*panel.get("links", []), *panel["fieldConfig"]["defaults"].get("links", [])]]
+
+
+# Of which model, and of when: a point, a row of a table, the model that the dashboard is of.
+LINK = re.compile(
+    r"\$\{airflow:raw\}/hindcast/(run|report)\?dag_id=hindcast_hourly__"
+    r"(\$\{__field\.labels\.model_name\}|\$\{__data\.fields\.model_name\}|\$\{model_name:raw\})"
+    r"&(?:at=(?:\$\{__value\.time\}|\$\{__to\})|hour=(?:\$\{__value\.time\}|\$\{__data\.fields\.hour\}))"
+)
+
+
+def test_links_lead_from_every_panel_to_the_run_and_the_report() -> None:
+    for name in NAMES:
+        content = dashboard(name)
+        variables = {variable["name"]: variable for variable in content["templating"]["list"]}
+        assert variables["airflow"]["type"] == "textbox"
+        for panel in content["panels"]:
+            found = [LINK.fullmatch(url) for url in led(panel)]
+            if panel["title"] == "Scraped":
+                assert not found, "it is of no model"
+                continue
+            assert [match and match[1] for match in found] == ["run", "report"], panel["title"]
+            if "${model_name:raw}" in str(led(panel)):
+                assert not variables["model_name"].get("multi", False), "several models have no one run"
+
+
+@pytest.mark.parametrize(("expression", "of_a_model"), targets("expr"))
+def test_every_query_is_promql(expression: str, of_a_model: bool) -> None:
     promql_parser.parse(asked(expression))
 
 
@@ -175,12 +203,14 @@ def prometheus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]
         yield server
 
 
-@pytest.mark.parametrize("expression", targets("expr"))
-def test_every_query_returns_series(expression: str, prometheus: Prometheus) -> None:
-    assert until(lambda: prometheus.query(asked(expression)), expression, seconds=20)
+@pytest.mark.parametrize(("expression", "of_a_model"), targets("expr"))
+def test_every_query_returns_series(expression: str, of_a_model: bool, prometheus: Prometheus) -> None:
+    found = until(lambda: prometheus.query(asked(expression)), expression, seconds=20)
+    if of_a_model:
+        assert any("model_name" in series["metric"] for series in found), "or its links lead nowhere"
 
 
-@pytest.mark.parametrize("name", ["fleet", "model"])
+@pytest.mark.parametrize("name", ["fleet", "model", "pipeline"])
 def test_annotations_and_variables_find_what_they_ask_for(name: str, prometheus: Prometheus) -> None:
     content = dashboard(name)
     (annotation,) = content["annotations"]["list"]
@@ -197,8 +227,9 @@ NOW = datetime(2026, 3, 2, 15, tzinfo=UTC)
 
 
 def expanded(sql: str) -> str:
-    """Grafana's macro, as its documentation defines it."""
+    """Grafana's macro and variable, as its documentation defines them."""
     start, end = (f"'{moment:%Y-%m-%dT%H:%M:%SZ}'" for moment in (NOW - timedelta(days=30), NOW + timedelta(days=1)))
+    sql = sql.replace("${model_name:sqlstring}", "'alpha','beta'")
     return re.sub(r"\$__timeFilter\((\w+)\)", rf"\1 BETWEEN {start} AND {end}", sql)
 
 
@@ -240,12 +271,23 @@ def history(postgres: Cluster) -> Store:
     return store
 
 
-@pytest.mark.parametrize("sql", targets("rawSql"))
-def test_every_sql_query_returns_rows(sql: str, history: Store) -> None:
+@pytest.mark.parametrize(("sql", "of_a_model"), targets("rawSql"))
+def test_every_sql_query_returns_rows(sql: str, of_a_model: bool, history: Store) -> None:
     with history.engine.connect() as connection:
-        (row,) = connection.execute(text(expanded(sql).replace(":", r"\:"))).mappings()
+        (row,) = connection.execute(text(re.sub(r":(?=\w)", r"\:", expanded(sql)))).mappings()
+    assert of_a_model
+    assert row["model_name"] == "alpha"
     if "AS time" in sql:
-        assert {"time", "metric", "value"} == set(row)
-        assert row["time"] == NOW
+        assert (row["time"], {"time", "model_name", "value"} <= set(row)) == (NOW, True)
+        numbers = [name for name, value in row.items() if isinstance(value, int | float)]
+        assert numbers == ["value"], "every other column becomes a label"
+    else:
+        assert row["hour"] == f"{NOW - timedelta(hours=1):%Y-%m-%dT%H}"
     if "metric = 'accuracy'" in sql and "segment = '*'" in sql:
         assert row["value"] == 0.9, "of the largest label age"
+
+
+def test_the_history_offers_the_models_that_the_tables_know(history: Store) -> None:
+    (variable,) = [v for v in dashboard("history")["templating"]["list"] if v["type"] == "query"]
+    with history.engine.connect() as connection:
+        assert connection.execute(text(variable["query"])).scalars().all() == ["alpha"]
