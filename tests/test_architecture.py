@@ -35,7 +35,7 @@ FLOORS: dict[str, float] = {
     "performance.evaluation": 3.4, "performance.parts": 3.5,
     "connections": 3, "s3": 3.05, "sources.base": 3, "sources.ahead": 3,
     "sources.folder": 3.1, "sources.bigquery_service": 3.05, "sources.bigquery": 3.1, "sources.s3": 3.15,
-    "sources.files": 3.2, "sources": 3.3,
+    "sources.bigquery_export": 3.15, "sources.files": 3.2, "sources": 3.3,
     "results.types": 3, "results.tables": 3.1, "results.schema": 3.2, "results.database": 3.2, "results.audit": 3.3,
     "results.sql": 3.4,
     # 3: how monitoring is reached, and what it is told

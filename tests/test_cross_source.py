@@ -4,18 +4,23 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from tests import worlds
-from tests.bigquery_server import DATASET, PROJECT, Emulator, emulator
+from tests.bigquery_server import DATASET, PROJECT, Emulator, between, emulator
 from tests.s3_server import S3Server
 from tests.worlds import World, at
 
+from hindcast import config
+from hindcast.checks.reference import Reference, load_reference
 from hindcast.errors import SourceMissing, SourceUnreadable, UsageError
 from hindcast.performance.parts import streamed_labels
-from hindcast.sources import open_source
+from hindcast.results.sql import Store
+from hindcast.sources import bigquery_export, open_source
 from hindcast.sources.bigquery import BigQueryTable
+from hindcast.sources.bigquery_export import exported
 from hindcast.window import HOUR
 
 __all__ = ["emulator"]
@@ -49,11 +54,10 @@ def in_bucket(s3: S3Server, root: Path) -> dict[str, str]:
 
 
 def checked(world: World, store: str, **keys: Any) -> dict[str, list[dict[str, Any]]]:
-    """Every table after two hours were checked from the command line."""
+    """Every table after an hour was checked from the command line."""
     worlds.model_file(world, performance=AGES, **keys)
-    for hour in range(1, HOURS):
-        done = worlds.cli(world, "check", "alpha", "--window", worlds.text(hour), results=world.store_at(store))
-        assert done.exit_code == 0, done.output
+    done = worlds.cli(world, "check", "alpha", "--window", worlds.text(1), results=world.store_at(store))
+    assert done.exit_code == 0, done.output
     found = worlds.snapshot(world.store_at(store))
     for row in (row for table in found.values() for row in table):
         for name in ABOUT:
@@ -71,7 +75,7 @@ def test_labels_are_joined_from_wherever_they_lie(emulator: Emulator, s3: S3Serv
     }
     expected = checked(world, "folders")
     joined = [row for row in expected["performance"] if row["label_age_hours"] == 2 and row["label_coverage"]]
-    assert {row["window_start"] for row in joined} == {at(1), at(2)}
+    assert {row["window_start"] for row in joined} == {at(1)}
     truth = worlds.naive_join(world, 1, at(2) + 2 * HOUR + worlds.SETTLE)
     (accuracy,) = [
         row for row in joined if (row["window_start"], row["segment"], row["metric"]) == (at(1), "*", "accuracy")
@@ -146,3 +150,81 @@ def test_the_cap_of_the_model_file_is_that_of_its_logs_and_labels(emulator: Emul
         done = worlds.cli(world, "check", "alpha", "--window", worlds.text(1), results=world.store_at(f"dear-{name}"))
         assert done.exit_code == 2, done.output
         assert f"{place['uri']}: a read session would scan" in done.output
+
+
+# --- references ---
+
+
+def reference_of(world: World, store: str) -> dict[str, Any]:
+    """The one reference that was fitted."""
+    (row,) = worlds.snapshot(world.store_at(store))["references"]
+    return row
+
+
+def exports(emulator: Emulator, table: str) -> list[str]:
+    """Queries that were run to export a table."""
+    jobs = [job for job in emulator.client().list_jobs(all_users=True) if job.job_type == "query"]
+    return [job.query for job in jobs if f".{table}` AS line" in job.query]
+
+
+def test_a_reference_may_be_a_table(emulator: Emulator, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same bins as from the file, whatever the order of the rows; read once, and again when the table changed."""
+    table = pq.read_table(world.folder / "reference.parquet").append_column("comment", [["x"] * 20_000])
+    changed = "1700000000000"
+
+    def dated(path: str, answer: Any) -> tuple[int, Any]:
+        """The emulator says that every table was changed just now."""
+        if path.partition("?")[0].endswith("/tables/train"):
+            answer["lastModifiedTime"] = changed
+        return 200, answer
+
+    def fitted(rows: pa.Table, **keys: Any) -> Reference:
+        emulator.load("train", rows)
+        model = config.load(worlds.model_file(world, **keys))
+        return load_reference(model, Store(world.store_at("references")), None)
+
+    in_table = {"uri": f"bq://{PROJECT}.{DATASET}.train", "connection": "bq"}
+    expected = fitted(table)
+    with between(emulator, dated) as proxy:
+        monkeypatch.setenv("AIRFLOW_CONN_BQ", json.dumps(proxy.connection))
+        found = fitted(table, reference=in_table)
+        assert (found.bins.digest, found.profile.to_bytes()) == (expected.bins.digest, expected.profile.to_bytes())
+        assert fitted(table, reference=in_table).digest == found.digest
+        (sql,) = exports(emulator, "train")
+        assert "`feature_amount`" in sql
+        assert "comment" not in sql
+        changed = "1700000000001"
+        backwards = table.take(np.arange(20_000)[::-1])
+        assert fitted(backwards, reference=in_table).digest == found.digest
+        assert len(exports(emulator, "train")) == 2
+        assert fitted(table.slice(10_000), reference=in_table).profile.rows == 10_000
+
+
+def test_a_reference_may_be_hours_of_logs_in_a_table(emulator: Emulator, world: World) -> None:
+    logs = in_table(emulator, world.logs(), "logs")
+    worlds.model_file(world, logs=logs, reference={"from": worlds.text(0), "to": worlds.text(2)})
+    done = worlds.cli(world, "check", "alpha", "--window", worlds.text(2), results=world.store_at("range"))
+    assert done.exit_code == 0, done.output
+    assert reference_of(world, "range")["rows"] == 600
+    worlds.model_file(world, logs=logs, reference={"from": worlds.text(-9), "to": worlds.text(-8)})
+    done = worlds.cli(world, "check", "alpha", "--window", worlds.text(2), results=world.store_at("range"))
+    assert done.exit_code == 3, done.output
+    assert f"{logs['uri']}: has no rows from 2024-03-03" in done.output
+
+
+def test_a_reference_that_costs_too_much_or_is_a_view_is_refused(emulator: Emulator, tmp_path: Path) -> None:
+    uri = emulator.load("small", pa.table({"feature_a": [1.0, 2.0]}))
+    emulator.client().query(f"CREATE OR REPLACE VIEW `{uri[5:]}_view` AS SELECT * FROM `{uri[5:]}`").result()
+    view = BigQueryTable(f"{uri}_view", "bq")
+    with pytest.raises(SourceUnreadable, match="is a VIEW, of which nobody can tell when it changed"):
+        exported(view, ["feature_a"], tmp_path)
+    path = exported(BigQueryTable(uri, "bq", max_gb=2.5), ["feature_a"], tmp_path)
+    jobs = [job for job in emulator.client().list_jobs(all_users=True) if job.job_type == "query"]
+    assert [job.maximum_bytes_billed for job in jobs if ".small` AS line" in job.query] == [2_500_000_000]
+    assert pq.read_table(path)["feature_a"].to_pylist() in ([1.0, 2.0], [2.0, 1.0])
+
+
+def test_an_export_is_cut_into_row_groups_of_one_size(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(bigquery_export, "ROW_GROUP", 10)
+    batches = [pa.record_batch({"a": list(range(n))}) for n in (3, 25, 1, 4)]
+    assert [part.num_rows for part in bigquery_export._groups(batches)] == [10, 10, 10, 3]

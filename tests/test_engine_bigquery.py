@@ -19,14 +19,14 @@ from tests.bigquery_server import Emulator, between, emulator
 
 from hindcast.engines.base import Engine, Plan, Scan
 from hindcast.engines.bigquery import BigQueryEngine
-from hindcast.engines.bigquery_sql import Window, categorical_statements, numeric_statements, quoted, sample_statement
+from hindcast.engines.bigquery_sql import Window, categorical_statements, numeric_statements, sample_statement
 from hindcast.engines.local import LocalEngine
 from hindcast.errors import SourceBusy, SourceMissing, UsageError
 from hindcast.profile.bins import LATENCY_EDGES, PROBABILITY_EDGES, Bins, fit_edges
 from hindcast.profile.columns import is_text
 from hindcast.profile.scan import Expected
 from hindcast.sources import open_source
-from hindcast.sources.bigquery import BigQueryTable
+from hindcast.sources.bigquery import BigQueryTable, quoted
 from hindcast.sources.folder import Folder
 
 __all__ = ["emulator"]

@@ -179,7 +179,7 @@ class Logs(Place):
 
 
 class Reference(_Section):
-    """Training data: a Parquet file or folder, local or in a bucket, or a range of past windows of the logs."""
+    """Training data: Parquet files, local or in a bucket, a table, or a range of past windows of the logs."""
 
     uri: str | None = None
     connection: str | None = None

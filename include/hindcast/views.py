@@ -111,6 +111,7 @@ def _late(store: Store, model: ModelFile, newest: datetime) -> list[dict[str, An
 def checklist(store: Store, model: ModelFile) -> list[dict[str, Any]]:
     """What a monitored model needs, one item each: what, ok, says."""
     from hindcast.sources import labels_of, logs_of
+    from hindcast.sources.bigquery import BigQueryTable
     from hindcast.sources.files import parquet_files
 
     def logs() -> str:
@@ -130,6 +131,10 @@ def checklist(store: Store, model: ModelFile) -> list[dict[str, Any]]:
     def reference() -> str:
         if model.reference.uri is None:
             return f"the logs from {model.reference.start} to {model.reference.end}"
+        if model.reference.uri.startswith("bq://"):
+            most = model.bigquery.max_gb_billed
+            _, rows = BigQueryTable(model.reference.uri, model.reference.connection, max_gb=most).state()
+            return f"{rows} rows in a table"
         files = parquet_files(model.resolve(model.reference.uri), connection=model.reference.connection)
         return f"{sum(f.metadata.num_rows for f in files)} rows in {len(files)} files"
 

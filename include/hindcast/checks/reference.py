@@ -26,6 +26,8 @@ from hindcast.profile.sampling import Sample
 from hindcast.profile.scan import Scanner
 from hindcast.profile.slices import Slices
 from hindcast.results import tables
+from hindcast.sources.bigquery import BigQueryTable
+from hindcast.sources.bigquery_export import exported
 from hindcast.sources.files import opened as opened_files
 from hindcast.sources.files import parquet_files
 from hindcast.threads import usable_threads
@@ -79,7 +81,7 @@ def load_reference(model: ModelFile, store: Store, logs: Source | None) -> Refer
     SourceMissing, SourceUnreadable
         The reference is not there, or holds no features.
     """
-    opened = _open(model, logs)
+    opened = _open(model, store, logs)
     digest = _digest(model, opened)
     held = _held.get((store.url, model.model, digest))
     if held:
@@ -121,7 +123,7 @@ def reference_sample(model: ModelFile, store: Store, logs: Source | None, refere
     """
     path = _sample_path(model, store, reference.digest)
     if not path.exists():
-        sample, opened = Sample(model.explain.sample_rows), _open(model, logs)
+        sample, opened = Sample(model.explain.sample_rows), _open(model, store, logs)
         _scan(model, reference.bins, opened, sample)
         _write_sample(sample, path)
     return pq.read_table(path)
@@ -153,7 +155,7 @@ def reference_slices(
     rows = store.rows(tables.reference_slices, **key)
     if rows:
         return Slices.from_bytes(rows[0]["content"], slicing)
-    scanner = _scanned(model, reference.bins, _open(model, logs), None, slicing)
+    scanner = _scanned(model, reference.bins, _open(model, store, logs), None, slicing)
     found = scanner.slices or Slices(slicing)
     with store.transaction() as connection:
         store.replace(connection, tables.reference_slices, [{**key, "content": found.to_bytes()}], **key)
@@ -281,18 +283,45 @@ def _kinds(model: ModelFile, types: Mapping[str, pa.DataType], columns: Mapping[
     return kinds
 
 
-def _open(model: ModelFile, logs: Source | None) -> ParquetFiles:
+def _open(model: ModelFile, store: Store, logs: Source | None) -> ParquetFiles:
     reference = model.reference
+    if reference.uri is not None and reference.uri.startswith("bq://"):
+        most = model.bigquery.max_gb_billed
+        return _of_table(model, store, BigQueryTable(reference.uri, reference.connection, max_gb=most))
     if reference.uri is not None:
         return parquet_files(model.resolve(reference.uri), connection=reference.connection)
     if logs is None or reference.start is None or reference.end is None:
         message = f"reference of {model.model}: has neither a uri nor a range"
         raise SourceMissing(message)
+    if isinstance(logs, BigQueryTable):
+        return _of_table(model, store, logs, (reference.start, reference.end))
     manifest = logs.manifest(reference.start, reference.end)
     if not manifest.objects:
         message = f"reference of {model.model}: the logs have no rows from {reference.start} to {reference.end}"
         raise SourceMissing(message)
     return opened_files(logs, manifest.objects)
+
+
+def _of_table(
+    model: ModelFile, store: Store, table: BigQueryTable, between: tuple[datetime, datetime] | None = None
+) -> ParquetFiles:
+    """A table, or rows of it, as the file that it was exported to."""
+    columns = _wanted(model, table.types)
+    if not columns:
+        message = f"reference of {model.model}: has no feature columns; it has {', '.join(table.types) or 'no columns'}"
+        raise SourceUnreadable(message)
+    folder = _sample_path(model, store, "").parent
+    return parquet_files(str(exported(table, columns, folder, between)))
+
+
+def _wanted(model: ModelFile, types: Mapping[str, str]) -> list[str]:
+    """Columns of a table that a reference is made of, in its order; what repeats or is nested is left out."""
+    _, features = feature_columns(list(types))
+    wanted = {features[name] for name in model.features or features if name in features}
+    wanted |= {column for name in model.segments for column in (name, f"feature_{name}")}
+    wanted |= {"prediction_id", "timestamp", "prediction", "score", "confidence", "latency_ms", LABEL}
+    flat = [name for name, kind in types.items() if kind not in {"ARRAY", "STRUCT", "RANGE"}]
+    return [name for name in flat if name in wanted or name.startswith("score_")]
 
 
 def _statistics(chunk: Any) -> str:

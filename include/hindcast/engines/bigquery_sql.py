@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from hindcast.profile.profile import MINUS_INF, NAN, NEW_VALUES_KEPT, NULL, PLUS_INF
+from hindcast.sources.bigquery import quoted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -82,18 +83,6 @@ class Statement:
     sql: str
     parameters: dict[str, Any]
     columns: tuple[int, ...] = ()
-
-
-def quoted(name: str) -> str:
-    r"""Quote a column's name.
-
-    Examples
-    --------
-    >>> quoted("feature_a"), quoted("a`b")
-    ('`feature_a`', '`a\\`b`')
-    """
-    escaped = name.replace("\\", "\\\\").replace("`", "\\`")
-    return f"`{escaped}`"
 
 
 def numeric_statements(

@@ -184,6 +184,19 @@ class BigQueryTable(Service):
         """Columns with the Arrow types in which they are streamed."""
         return pa.schema([(name, arrow_type(kind)) for name, kind in self.types.items()])
 
+    def state(self) -> list[str]:
+        """What changes whenever the rows of the table do.
+
+        Raises
+        ------
+        SourceMissing, SourceUnreadable, SourceBusy
+        """
+        table = self._described()
+        if table.table_type not in {"TABLE", None}:
+            message = f"{self.uri}: is a {table.table_type}, of which nobody can tell when it changed; name a table"
+            raise SourceUnreadable(message)
+        return [str(table.modified), str(table.num_rows)]
+
     def _described(self) -> Table:
         with self.translated():
             return self.client.get_table(self.name, retry=self.retry)
@@ -203,6 +216,18 @@ def bounds(start: datetime, end: datetime) -> list[Any]:
     from google.cloud.bigquery import ScalarQueryParameter
 
     return [ScalarQueryParameter("start", "TIMESTAMP", start), ScalarQueryParameter("end", "TIMESTAMP", end)]
+
+
+def quoted(name: str) -> str:
+    r"""Quote a column's name.
+
+    Examples
+    --------
+    >>> quoted("feature_a"), quoted("a`b")
+    ('`feature_a`', '`a\\`b`')
+    """
+    escaped = name.replace("\\", "\\\\").replace("`", "\\`")
+    return f"`{escaped}`"
 
 
 def as_slice(item: LogObject) -> TableSlice:
