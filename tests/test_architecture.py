@@ -53,7 +53,7 @@ FLOORS: dict[str, float] = {
     "checks.quality": 5.2, "checks.segments": 5.15, "checks.labels": 5.2, "checks.refit": 5.25, "checks.drift": 5.27,
     "checks.evaluation": 5.2, "checks.performance": 5.3, "checks.importance": 5.3, "diagnosis": 5.4,
     "checks.multivariate": 5.3, "checks.triage": 5.5, "checks": 5.6,
-    "acceptance": 5.7,
+    "acceptance": 5.7, "history": 5.7,
     # 6: what people and schedulers call
     "options": 6, "monitor": 6.05,
     "requests": 6, "views": 6, "replay": 6, "whatif": 6, "sweep": 6, "profiling": 6, "maintenance": 6,

@@ -163,7 +163,7 @@ def test_the_serving_process_logs_and_its_metrics_clash_with_none_that_are_pushe
         families
     )
     names = {sample.name for family in families.values() for sample in family.samples} | set(families)
-    assert not names & set(push._HELP), "a name has one type, wherever it comes from"
+    assert not names & set(push.HELP), "a name has one type, wherever it comes from"
     done = subprocess.run(
         [binary("promtool"), "check", "metrics"], input=exposed, capture_output=True, text=True, check=False
     )

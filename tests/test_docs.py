@@ -185,7 +185,7 @@ def test_the_registry_of_metrics_is_current() -> None:
 
 def test_pushed_metrics_are_listed() -> None:
     after = page("metrics.md").partition("## Pushed")[2]
-    assert {cells[0].strip("`") for cells in rows(after)} == set(push._HELP)
+    assert {cells[0].strip("`") for cells in rows(after)} == set(push.HELP)
 
 
 # --- results ---

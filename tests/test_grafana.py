@@ -133,7 +133,7 @@ def openmetrics(now: int) -> str:
         for shown, value in series:
             lines.extend(f"{shown} {value(moment)} {moment}" for moment in minutes)
 
-    for name in sorted(push._HELP):
+    for name in sorted(push.HELP):
         value = (lambda moment: moment - 600) if name.endswith("timestamp_seconds") else (lambda _: 0.9)
         family(name, "gauge", *((f"{name}{{{labels}}}", value) for labels in pushed(name)))
     for name, age in (("push_time_seconds", 60), ("push_failure_time_seconds", 600)):

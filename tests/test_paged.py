@@ -5,6 +5,7 @@ The configuration is what the compose file mounts; only addresses and waiting ti
 
 from __future__ import annotations
 
+import json
 import shutil
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -22,7 +23,6 @@ from hindcast.checks import Run, execute
 from hindcast.cli import main
 from hindcast.errors import PushFailed
 from hindcast.push import drain
-from hindcast.replay import replay
 from hindcast.results import tables
 from hindcast.results.sql import Store
 from hindcast.window import HOUR, Window, parse_time
@@ -33,9 +33,9 @@ if TYPE_CHECKING:
 INCLUDE = Path(__file__).resolve().parents[1] / "include"
 MODEL = flights.MODEL_NAME
 # From here on every hour is checked as the schedule does; before it, hours are only learnt from.
-LEARNT, FIRST = parse_time("2013-04-06T04"), parse_time("2013-04-16T20")
+LEARNT, FIRST = parse_time("2013-03-16T20"), parse_time("2013-04-16T20")
 # The labels of the evening's flights of American Airlines tell at this hour, and three good hours end it.
-PAGED, QUIET = parse_time("2013-04-17T01"), parse_time("2013-04-17T14")
+PAGED, QUIET = parse_time("2013-04-17T02"), parse_time("2013-04-17T14")
 CHECKS = ("pull", "performance", "triage")
 
 
@@ -133,10 +133,21 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
                 yield World(folder, gateway, prometheus, webhook)
 
 
+def test_a_backfill_of_a_month_pushes_nothing(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HINDCAST_PUSHGATEWAY", world.gateway.url)
+    options = ["--config", str(world.folder / "models"), "--results", world.store.url]
+    written(
+        "replay", MODEL, "--from", f"{LEARNT:%Y-%m-%dT%H}", "--to", f"{FIRST:%Y-%m-%dT%H}", "--only", "pull", *options
+    )
+    assert len(world.store.rows(tables.windows)) == 31 * 24
+    assert world.store.rows(tables.outbox) == []
+    done = CliRunner().invoke(main, ["metrics", "push", *options, "--json"])
+    assert json.loads(done.output)["pushed"] == 0
+    assert world.gateway.samples() == []
+
+
 def test_an_outage_pages_once_whoever_is_on_call_and_resolves(world: World) -> None:
     """The demo's outage hours, 16 April 2013; the gateway is down in one of them."""
-    replay(MODEL, LEARNT, FIRST, only=["pull"], config=str(world.folder / "models"), results=world.store.url)
-    assert world.store.rows(tables.outbox) == [], "ten days are learnt from, and nothing is pushed"
     hour = FIRST
     while hour < PAGED:
         world.check(hour)

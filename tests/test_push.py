@@ -8,27 +8,31 @@ import re
 import ssl
 import subprocess
 from dataclasses import replace
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 from urllib.request import Request, urlopen
 
 import pyarrow as pa
 import pytest
 from tests import worlds
-from tests.prometheus_server import Pushgateway, Webhook
+from tests.prometheus_server import Prometheus, Pushgateway, Webhook, binary
 from tests.worlds import SETTLE, at, rows_of
 
 from hindcast import gateway as gateways
+from hindcast import history as history_of
 from hindcast import push
 from hindcast.checks import CHECKS, Run, execute
 from hindcast.checks.run import commit, compute
 from hindcast.errors import PushFailed, UsageError
 from hindcast.push import drain
 from hindcast.replay import replay
+from hindcast.results import tables
 from hindcast.results.sql import Store
 from hindcast.window import Window
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from datetime import datetime
     from pathlib import Path
 
 HISTORY = 26
@@ -260,6 +264,62 @@ def test_what_came_while_pushing_goes_out_last(world: worlds.World, gateway: Pus
     push._record(store, old, "ok")
     assert drain(store, gateway.url)["pushed"] == 1
     assert gateway.groups()["pull"]["ml_window_end_timestamp_seconds"][()] == at(HISTORY + 2).timestamp()
+
+
+# --- what was never pushed ---
+
+
+def test_history_is_what_would_have_been_pushed(world: worlds.World) -> None:
+    """Hours of the schedule, one of them with an alert: the tables give the samples that were in the outbox."""
+    worlds.write_hours(world, [HISTORY + 1], rows=200, fault=lambda table: table.drop_columns(["feature_stops"]))
+    for hour in (HISTORY, HISTORY + 1):
+        store = scheduled(world, hour)
+        expected = {row["check"]: json.loads(row["content"]) for row in rows_of(world.results, "outbox")}
+        assert ["ml_alerts_firing", {"kind": "quality", "severity": "critical"}, 1] in expected[
+            "triage"
+        ] or hour == HISTORY
+        run = Run.open("alpha", Window(at(hour)), at(hour + 1) + SETTLE, config=world.models, results=world.results)
+        for row in store.rows(tables.checks, **run.key):
+            with store.engine.connect() as connection:
+                found = push.samples(run, history_of.result_of(run, row), row["duration_seconds"], connection)
+            assert found == expected[row["check"]], row["check"]
+
+
+def test_a_backfill_becomes_blocks_of_prometheus(world: worlds.World, tmp_path: Path) -> None:
+    """Of a world that was only replayed, by the real promtool, asked of a real Prometheus."""
+    command = ["metrics", "history", "alpha", "--from", worlds.text(20), "--to", worlds.text(24)]
+    said = worlds.cli_json(world, *command, "-o", str(tmp_path / "history.txt"))
+    text = (tmp_path / "history.txt").read_text()
+    assert worlds.cli(world, *command).output == text
+    assert said["samples"] == len([line for line in text.splitlines() if not line.startswith("#")])
+    done = subprocess.run(
+        [binary("promtool"), "tsdb", "create-blocks-from", "openmetrics", "history.txt", "server/tsdb"],
+        cwd=tmp_path, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    (tmp_path / "prometheus.yml").write_text("{}")
+    arguments = ["--storage.tsdb.retention.time=100y"]
+    with Prometheus(tmp_path / "server", tmp_path / "prometheus.yml", arguments) as prometheus:
+        # The hour that ended at 22 is known from its settle time on: not a minute before, and still an hour later.
+        for moment, hour in (
+            (at(22) + SETTLE, 21),
+            (at(23), 21),
+            (at(23) + timedelta(minutes=9), 21),
+            (at(22) + timedelta(minutes=9), 20),
+        ):
+
+            def found(expression: str, moment: datetime = moment) -> float:
+                (series,) = prometheus.query(expression, moment.timestamp())
+                assert series["metric"]["job"] == "hindcast"
+                return float(series["value"][1])
+
+            rows = rows_of(world.results, "performance", window_start=at(hour), metric="accuracy", label_age_hours=0)
+            (accuracy,) = [row["value"] for row in rows if row["segment"] == "*"]
+            assert found('ml_model_accuracy{time_window="1h"}') == accuracy
+            assert found('ml_window_end_timestamp_seconds{check="triage"}') == at(hour + 1).timestamp()
+        line = prometheus.query_range("ml_rows_processed", at(20.5).timestamp(), at(24).timestamp() - 60, 60)
+        assert len(line[0]["values"]) == 3.5 * 60, "without a gap"
+    assert "was known between" in worlds.cli(world, *command[:4], "2000-01-01", "--to", "2000-01-02").output
 
 
 # --- how much ---

@@ -441,7 +441,7 @@ def test_the_families_are_those_of_the_documentation(make: Callable[..., Predict
             found[name] = (family.type, labels - {"model_name", "model_version"})
             assert labels >= {"model_name", "model_version"}
     assert found == described
-    assert not set(found) & set(push._HELP)
+    assert not set(found) & set(push.HELP)
 
 
 def test_loggers_of_two_models_share_the_families_and_other_owners_are_named(tmp_path: Path) -> None:

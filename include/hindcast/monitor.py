@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from hindcast.errors import UsageError
 from hindcast.options import common, say
 
 ROTA = "include/oncall.yaml"
@@ -17,7 +18,7 @@ _OUTPUT = click.option("-o", "--output", metavar="FILE", help="Where to write it
 
 @click.group()
 def metrics() -> None:
-    """What Prometheus is given: push metrics again, delete those of a retired model, write the models' rules."""
+    """What Prometheus is given: push metrics again, delete a retired model's, write stored hours and models' rules."""
 
 
 @metrics.command("push")
@@ -41,7 +42,6 @@ def metrics_push(config: str | None, results: str | None, as_json: bool) -> None
 def metrics_retire(model: str, config: str | None, results: str | None, as_json: bool) -> None:  # noqa: ARG001, FBT001
     """Delete the metrics of MODEL from the gateway; results stay. Remove its model file first, or they come back."""
     from hindcast import push
-    from hindcast.errors import UsageError
     from hindcast.results.sql import Store
 
     gone = push.retire(Store(results), model)
@@ -49,6 +49,44 @@ def metrics_retire(model: str, config: str | None, results: str | None, as_json:
         message = f"{model!r} has no metrics in the outbox of this results store; nothing was deleted"
         raise UsageError(message)
     say(as_json, {"model": model, "deleted": gone}, f"{model}: deleted {', '.join(gone)}")
+
+
+@metrics.command("history")
+@click.argument("model")
+@click.option("--from", "start", required=True, metavar="T", help="Since when.")
+@click.option("--to", "end", required=True, metavar="T", help="Until when, exclusive.")
+@click.option("-o", "--output", metavar="FILE", help="Where to write it [standard output].")
+@common
+def metrics_history(
+    model: str,
+    start: str,
+    end: str,
+    output: str | None,
+    config: str | None,
+    results: str | None,
+    as_json: bool,  # noqa: FBT001
+) -> None:
+    """Write what was known of MODEL then as OpenMetrics, for `promtool tsdb create-blocks-from openmetrics`."""
+    from hindcast import config as configuration
+    from hindcast.history import openmetrics
+    from hindcast.results.sql import Store
+    from hindcast.window import parse_time
+
+    lines = openmetrics(Store(results), configuration.find(model, config), parse_time(start), parse_time(end))
+    if output is None:
+        for line in lines:
+            click.echo(line)
+        return
+    count = 0
+    try:
+        with Path(output).open("w", encoding="utf-8") as file:
+            for line in lines:
+                file.write(f"{line}\n")
+                count += not line.startswith("#")
+    except OSError as error:
+        message = f"{output}: cannot be written: {error}"
+        raise UsageError(message) from error
+    say(as_json, {"path": output, "samples": count}, f"{output}: {count} samples")
 
 
 @metrics.command("rules")

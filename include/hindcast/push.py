@@ -41,7 +41,7 @@ FEATURE_FAMILIES = 4
 TOP_FEATURES = 50
 _GRAVEST = 3
 _LABELS_SOUGHT = timedelta(days=14)
-_HELP = {
+HELP = {
     "ml_model_accuracy": "Accuracy of the newest judged window",
     "ml_model_metric": "Performance metric of the newest judged window",
     "ml_model_metric_baseline": "What the metric was in the days before",
@@ -290,7 +290,7 @@ def _send(found: Gateway, model: str, check: str, content: list[Sample]) -> None
     gauges: dict[str, Gauge] = {}
     for name, labels, value in content:
         if name not in gauges:
-            gauges[name] = Gauge(name, _HELP[name], sorted(labels), registry=None)
+            gauges[name] = Gauge(name, HELP[name], sorted(labels), registry=None)
         gauge = gauges[name].labels(**labels) if labels else gauges[name]
         gauge.set(value)
     found.put({"model_name": model, "check": check}, list(gauges.values()))
