@@ -74,9 +74,7 @@ class Emulator:
         pq.write_table(table, file)
         file.seek(0)
         config = LoadJobConfig(source_format="PARQUET", write_disposition="WRITE_TRUNCATE")
-        client = self.client()
-        client.create_dataset(DATASET, exists_ok=True)
-        client.load_table_from_file(file, f"{PROJECT}.{DATASET}.{name}", job_config=config).result()
+        self.client().load_table_from_file(file, f"{PROJECT}.{DATASET}.{name}", job_config=config).result()
         return f"bq://{PROJECT}.{DATASET}.{name}"
 
 
@@ -111,6 +109,7 @@ def running(folder: Path) -> Iterator[Emulator]:
         )
     try:
         _await(found, server, log)
+        found.client().create_dataset(DATASET)
         yield found
     finally:
         if server.poll() is None:
@@ -170,7 +169,7 @@ def between(found: Emulator, change: Callable[[str, Any], tuple[int, Any]]) -> I
             pass
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Proxy)
-    thread = Thread(target=server.serve_forever, daemon=True)
+    thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
     thread.start()
     try:
         yield replace(found, port=server.server_port)
@@ -202,10 +201,11 @@ def _build(home: Path) -> None:
     home.mkdir()
     (home / "override.txt").write_text(DUCKDB)
     uv = [sys.executable, "-m", "uv"]
+    install = [*uv, "pip", "install", "--quiet", "--compile-bytecode"]
     inside = str(home / "env/bin/python")
     for command in (
         [*uv, "venv", "--quiet", "--python", python, str(home / "env")],
-        [*uv, "pip", "install", "--quiet", "--python", inside, "--override", str(home / "override.txt"), *PACKAGES],
+        [*install, "--python", inside, "--override", str(home / "override.txt"), *PACKAGES],
         # extensions are unpacked below HOME, where the server finds them
         ["env", f"HOME={home}", inside, "-c", INSTALL],
     ):

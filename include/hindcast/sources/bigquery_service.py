@@ -136,7 +136,9 @@ class Service:
         """What an answer of the service means."""
         from google.api_core import exceptions as api
 
-        reasons, says = {entry.get("reason") for entry in error.errors or ()}, _first_line(error)
+        # REST's entries are dictionaries; over gRPC the entry is the error of the call
+        reasons = {entry.get("reason") for entry in error.errors or () if isinstance(entry, dict)}
+        says = _first_line(error)
         if _TOO_DEAR in says:  # comes as a failure of the service
             message = f"{self.uri}: {says} (bigquery.max_gb_billed; raise it, or partition the table by hour)"
             return UsageError(message)
