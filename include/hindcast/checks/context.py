@@ -6,6 +6,8 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from sqlalchemy import distinct, func, select
+
 from hindcast.results import tables
 from hindcast.window import HOUR
 from hindcast.window import text as time_text
@@ -52,6 +54,9 @@ def release(run: Run, start: datetime) -> Release | None:
     """
     table, first = tables.windows, start - 2 * RELEASE_HOURS * HOUR
     within = (table.c.window_start >= first, table.c.window_start <= start, table.c.rows > 0)
+    mine = (table.c.model_name == run.model.model, table.c.model_version != "")
+    if run.store.value(select(func.count(distinct(table.c.model_version))).where(*mine, *within)) < 2:
+        return None  # as nearly always
     columns = ("window_start", "model_version")
     found = run.store.rows(table, *within, columns=columns, model_name=run.model.model)
     rows = [(row["window_start"], row["model_version"]) for row in found if row["model_version"]]

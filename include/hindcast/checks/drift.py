@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from sqlalchemy import select
 
 from hindcast.baselines import PREVIOUS_WINDOW
 from hindcast.checks.context import release
@@ -134,9 +135,11 @@ def _hourly(run: Run) -> dict[str, Any]:
 
     Those of a day that starts with it are hindcast.checks.multivariate's.
     """
-    stored = run.store.rows(tables.drift, columns=("feature",), scale_hours=1, **run.key)
+    table = tables.drift.c
+    own = (table.model_name == run.model.model, table.window_start == run.window.start, table.scale_hours == 1)
+    stored = run.store.values(select(table.feature).where(*own).distinct())
     subjects = {*run.reference.features, *run.reference.bins.subjects.values(), "*"}
-    features = sorted({*subjects, *(row["feature"] for row in stored)} - {label_of(run.reference.bins)})
+    features = sorted({*subjects, *stored} - {label_of(run.reference.bins)})
     return {**run.key, "scale_hours": 1, "feature": features}
 
 

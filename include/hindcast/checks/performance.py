@@ -279,7 +279,7 @@ class _Judged:
         task, days = self.run.model.task, self.run.model.performance.baseline_days
         metrics = [metric for segment, metric in self.names if segment == "*" and metric not in SERVICE]
         segments = list(self.evaluation.segments)
-        table = {hour: np.array([sums.get(s, (0, 0, 0)) for s in segments]) for hour, (_, sums) in past.items()}
+        table = self._table(segments, past)
         for scale in SCALES:
             since = self.window.start - (scale - 1) * HOUR
             now = [hour for hour in past if since <= hour]
@@ -297,14 +297,25 @@ class _Judged:
             present = np.array([table[h] for h in now]).sum(axis=0)
             total, hours = stack.sum(axis=0), (stack[:, :, 0] > 0).sum(axis=0)
             whole = segments.index("*")
+            both = keep & keep[:, [whole]]
+            beside = ((stack[:, [whole]] - stack) * both[:, :, None]).sum(axis=0)
             for j, segment in enumerate(segments):
                 if j != whole:
                     pair = (segment_score(task, present[j]), segment_score(task, total[j]), int(hours[j]))
-                    rest = (
-                        segment_score(task, present[whole] - present[j]),
-                        segment_score(task, (stack[:, whole] - stack[:, j])[keep[:, j] & keep[:, whole]].sum(axis=0)),
-                    )
+                    rest = (segment_score(task, present[whole] - present[j]), segment_score(task, beside[j]))
                     yield Pair(segment, PRIMARY[task], scale, *pair, rest)
+
+    def _table(self, segments: Sequence[str], past: Mapping[datetime, Any]) -> dict[datetime, Any]:
+        """Hour -> the sums of every segment, (n_segments, 3); kept for the next window."""
+        held, known = self.run.memories.get(("segment sums", self.age), ((), {}))
+        known = known if held == tuple(segments) else {}
+        table = {
+            hour: known[hour] if hour in known else np.array([sums.get(s, (0, 0, 0)) for s in segments])
+            for hour, (_, sums) in past.items()
+        }
+        earlier = {hour: sums for hour, sums in table.items() if hour != self.window.start}
+        self.run.memories["segment sums", self.age] = (tuple(segments), earlier)
+        return table
 
     def _past(self) -> dict[datetime, Any]:
         """Outcomes of the hours before at this age, oldest first."""

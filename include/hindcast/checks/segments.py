@@ -27,9 +27,9 @@ if TYPE_CHECKING:
     Flags = np.ndarray[tuple[int, ...], np.dtype[np.bool_]]
     Label = tuple[str, str]
 
-# So many pairs of a segment and a column are stored per baseline and hour, the ones that moved most; every one that
-# drifted or cannot be judged is.
-MOST_STORED = 1000
+# So many pairs of a slice and a column are stored per baseline and hour, the ones that moved most; every one that
+# drifted or is spoilt is.
+MOST_STORED = 100
 # Of the last hours so many are summed where no hour of earlier weeks or days is known, and so few are enough.
 _TRAIL, _ENOUGH = 24, 3
 _HELD = 64
@@ -182,22 +182,47 @@ class _Found:
         """Rows of every slice that is large enough, the most conspicuous ones of too many; one of every other."""
         found = measure_slices(now, then, self.numeric)
         null, other_type = spoilt(now, self.numeric)
-        # One test per slice and column and hour, all of which share the budget of the model.
-        tests = len(self.labels) * len(shown)
-        alpha = alpha_of(self.run.model.drift.budget_false_alarms_per_week, 1, tests, 1)
+        score, drifted = self._conspicuous(shown, found, null | other_type)
         rows: list[Row] = [self._small(j) for j, size in enumerate(self.sizes) if size < LEAST_ROWS]
-        cells: list[tuple[float, list[Row]]] = []
-        for j, size in enumerate(self.sizes):
-            own = self.run.segment_columns.get(self.labels[j][0], ())  # says nothing within its own segment
-            for at, column in enumerate(self.columns) if size >= LEAST_ROWS else ():
-                if column in shown and column not in own:
-                    values = {name: float(table[j, at]) for name, table in found.items()}
-                    broken = "type_changed" if other_type[j, at] else "all_null" if null[j, at] else ""
-                    state = self._status(shown[column], values, broken)
-                    cells.append(self._cell(j, column, shown[column][0], values, state, alpha))
-        cells.sort(key=lambda cell: -cell[0])
-        kept = [cell for k, cell in enumerate(cells) if k < MOST_STORED or cell[0] >= 1]
-        return [*rows, *(row for _, of in kept for row in of)]
+        # NaN: says nothing, and sorts last
+        order = np.argsort(-score, axis=None, kind="stable")[: np.count_nonzero(~np.isnan(score))]
+        kept = order[: max(MOST_STORED, np.count_nonzero(score >= 1))]
+        for j, at in zip(*(places.tolist() for places in np.unravel_index(kept, score.shape)), strict=True):
+            column = self.columns[at]
+            values = {name: float(table[j, at]) for name, table in found.items()}
+            broken = "type_changed" if other_type[j, at] else "all_null" if null[j, at] else ""
+            state = self._status(shown[column], values, broken)
+            rows += self._cell(j, column, shown[column][0], values, state, drifted=bool(drifted[j, at]))
+        return rows
+
+    def _conspicuous(
+        self, shown: Mapping[str, tuple[str, str, str]], found: Mapping[str, Floats], broken: Flags
+    ) -> tuple[Floats, Flags]:
+        """How conspicuous each slice's column is, from 1 on if it drifted or is spoilt; and which drifted.
+
+        Below 0 is what cannot be judged; NaN what is not looked at: small slices, and what a segment is made of.
+        """
+        shape, numeric = broken.shape, np.arange(broken.shape[1]) < self.numeric
+        states = [shown[column][1] if column in shown else "" for column in self.columns]
+        there = np.array([state not in {"missing_column", "insufficient_data"} for state in states])
+        enough = np.minimum(found["n"], found["m"]) >= LEAST_ROWS
+        ok = there & (np.array(states) != "constant") & ~broken & enough
+        pvalue = np.full(shape, np.nan)
+        for kind, columns in (("numeric", numeric), ("categorical", ~numeric)):
+            if columns.any():
+                pvalue[:, columns] = found[p_of(MAIN[kind])][:, columns]
+        # One test per slice and column and hour, all of which share the budget of the model.
+        budget = self.run.model.drift.budget_false_alarms_per_week
+        alpha = alpha_of(budget, 1, len(self.labels) * len(shown), 1)
+        effect = np.nan_to_num(found[EFFECT])
+        drifted = ok & (pvalue < alpha) & (effect >= self.run.model.drift.effect_floor)
+        score = np.where(ok, 1 - np.nan_to_num(pvalue, nan=1.0), -1.0)
+        score = np.where(drifted, 1 + effect, np.where(there & broken, 1.0, np.minimum(score, np.nextafter(1.0, 0))))
+        for j, (segment, _) in enumerate(self.labels):
+            own = self.run.segment_columns.get(segment, ())  # says nothing within its own segment
+            skipped = [column not in shown or column in own for column in self.columns]
+            score[j, np.array(skipped) | (self.sizes[j] < LEAST_ROWS)] = np.nan
+        return score, drifted
 
     def _status(self, whole: tuple[str, str, str], values: Mapping[str, float], broken: str) -> tuple[str, str]:
         """What can be said of a slice's column; `whole` is what can be of the whole window's."""
@@ -227,18 +252,15 @@ class _Found:
         return {**_shared(self.run, f"{segment}={value}", version), "baseline": self.baseline}
 
     def _cell(
-        self, j: int, column: str, name: str, values: Mapping[str, float], state: tuple[str, str], alpha: float
-    ) -> tuple[float, list[Row]]:
-        """How conspicuous a slice's column is, from 1 on if it drifted or is spoilt, and its rows."""
+        self, j: int, column: str, name: str, values: Mapping[str, float], state: tuple[str, str], *, drifted: bool
+    ) -> list[Row]:
         status, reason = state
         main = MAIN["numeric" if column in self.run.slicing.bins.numeric else "categorical"]
         floor = self.run.model.drift.effect_floor
-        pvalue, effect = values[p_of(main)], values[EFFECT]
-        drifted = bool(pvalue < alpha and effect >= floor) if status == "ok" else None
         shared = {
             **self._shared(j),
             "feature": name,
-            "drifted": drifted,
+            "drifted": drifted if status == "ok" else None,
             "status": status,
             "reason": reason or f"against {self.says}",
             "n_current": values["n"],
@@ -255,8 +277,7 @@ class _Found:
             elif status == "ok":
                 known |= {"status": "insufficient_data", "reason": f"not defined for these counts, against {self.says}"}
             rows.append({**shared, **known})
-        spoiling = status in {"type_changed", "all_null"}
-        return (1.0 + effect if drifted else 1.0 if spoiling else -1.0 if status != "ok" else 1 - pvalue), rows
+        return rows
 
 
 def _finite(value: float) -> float | None:

@@ -6,6 +6,7 @@ several times as fast as searching each value among them. Slices of one column t
 
 from __future__ import annotations
 
+import math
 import threading
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -29,7 +30,10 @@ if TYPE_CHECKING:
 
 # Fewer values than this are searched one by one, which costs no pass per edge.
 _FEW = 1024
+# Numbers are converted and compared in pieces.
 _PIECE = 131_072
+# Segments are counted together, as pairs of their values, while there are at most so many of them.
+_TOGETHER = 1024
 # Versions that are told apart; what is beyond belongs to none.
 _VERSIONS = 1000
 
@@ -68,11 +72,26 @@ class _Segment:
 
 @dataclass(frozen=True)
 class Coded:
-    """Rows of a block: which place of a segment each belongs to, times `SLOTS`; `at` are those that are counted."""
+    """Rows of a block: which place of a segment each belongs to, times `SLOTS`; `at` are those that are counted.
 
-    segment: _Segment
+    Of several segments it is the place in the table of all combinations, the last segment's running fastest.
+    """
+
+    segments: tuple[_Segment, ...]
     codes: Integers
     at: Integers | None
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Places of every segment."""
+        return tuple(segment.rows.size for segment in self.segments)
+
+    def joined(self, other: Coded) -> Coded | None:
+        """Both as one; None where that would be too many combinations."""
+        if self.at is not None or other.at is not None or math.prod(self.shape) * math.prod(other.shape) > _TOGETHER:
+            return None
+        codes = self.codes * math.prod(other.shape) + other.codes
+        return Coded((*self.segments, *other.segments), codes, None)
 
 
 class Slicer:
@@ -98,7 +117,7 @@ class Slicer:
 
     def begin(self, held: Mapping[str, pa.Array], rows: int, mask: pa.Array | None) -> list[Coded]:
         """Which slices the rows of a block belong to; `mask` leaves rows out, and `rows` are left."""
-        found = []
+        found: list[Coded] = []
         for name, columns in self.slicing.segments.items():
             column = next((column for column in columns if self._sources[column] in held), None)
             if column is None and name != VERSION:
@@ -111,7 +130,10 @@ class Slicer:
             if mask is not None and column is not None:
                 values = values.filter(mask)
             coded = self._coded(self._segments[key], values)
-            if coded is not None:
+            joined = found[-1].joined(coded) if found and coded else None
+            if joined:
+                found[-1] = joined
+            elif coded:
                 found.append(coded)
         return found
 
@@ -126,8 +148,8 @@ class Slicer:
         segment.rows += np.bincount(places, minlength=segment.rows.size)
         if segment.name == VERSION and segment.open:
             at = np.flatnonzero(places != 1)
-            return Coded(segment, places[at] * SLOTS, at) if at.size else None
-        return Coded(segment, places * SLOTS, None)
+            return Coded((segment,), places[at] * SLOTS, at) if at.size else None
+        return Coded((segment,), places * SLOTS, None)
 
     def number(self, column: str, values: pa.Array, coded: Sequence[Coded]) -> None:
         """Count a numeric column of a block."""
@@ -139,7 +161,7 @@ class Slicer:
         found, place = numbers(values), self._place[column]
         slots = np.full(len(values), WIDTH + INVALID, np.uint8)
         for start in range(0, 0 if found is None else found.size, _PIECE):
-            piece = found[start : start + _PIECE].astype(np.float64)
+            piece = found[start : start + _PIECE].astype(np.float64, copy=False)
             slots[start : start + _PIECE] = _slots(piece, self.slicing.edges[place])
         absent = _absent(values)
         if absent is not None:
@@ -176,8 +198,11 @@ class Slicer:
     def _count(self, place: int, slots: Any, coded: Sequence[Coded]) -> None:
         for each in coded:
             cells = each.codes + (slots if each.at is None else slots[each.at])
-            size = each.segment.rows.size
-            each.segment.counts[:, place] += np.bincount(cells, minlength=size * SLOTS).reshape(size, SLOTS)
+            shape = each.shape
+            counts = np.bincount(cells, minlength=math.prod(shape) * SLOTS).reshape(*shape, SLOTS)
+            for k, segment in enumerate(each.segments):
+                others = tuple(axis for axis in range(len(shape)) if axis != k)
+                segment.counts[:, place] += counts.sum(axis=others)
 
     def slices(self, profile: Profile) -> Slices:
         """Everything counted so far; `profile` is of the same rows."""
