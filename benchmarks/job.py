@@ -81,7 +81,7 @@ def child(folder: Path) -> dict[str, float]:
     with tempfile.TemporaryDirectory() as results:
         store = f"sqlite:///{results}/results.db"
         run = Run.open(NAME, Window(START), config=str(folder / f"{NAME}.yaml"), results=store, now=later)
-        _ = run.reference
+        _ = run.reference, run.reference_slices
         found = {}
         for check in CHECKS:
             start = time.process_time()
@@ -114,7 +114,8 @@ def main() -> None:
     }
     says = (
         f"CPU seconds of each check of a window of {given.rows:,} rows x 50 features, a label for every row, three "
-        f"label ages, two segments; imports and the reference's fit before it; medians of {given.repeats} processes."
+        f"label ages, two segments; imports, the reference's fit and its slices before it; medians of {given.repeats} "
+        "processes."
     )
     notes = [f"Peak of the process: {middle['peak']:,.0f} MB, the reference's fit included."]
     measure.report([Table("The whole hour, check by check", says, rows, notes)], as_json=given.json)

@@ -210,7 +210,7 @@ def row_groups(
     groups: Iterable[int] | None = None,
     *,
     schema: pa.Schema | None = None,
-    coded: bool = True,
+    awkward: bool = True,
 ) -> Iterator[Block]:
     """Row groups of a file that have rows: small ones decoded at once, large ones a column at a time.
 
@@ -223,8 +223,8 @@ def row_groups(
         Which row groups; by default all.
     schema : Schema, optional
         The file's, where it is known: a file makes it anew at every look.
-    coded : bool
-        Whether a column may be a dictionary; where none is, there are no codes to look at.
+    awkward : bool
+        Whether a column may be a dictionary, whose codes are looked at, or a struct, whose fields are columns.
     """
     schema = flat_schema(file.schema_arrow) if schema is None else schema
     # a column that stands twice cannot be read by its name
@@ -237,8 +237,8 @@ def row_groups(
         if block.rows * max(len(names), 1) > _CELLS_AT_ONCE:
             yield block
         elif block.rows:
-            found = flat(file.read_row_group(group, columns=list(readable), use_threads=False))
-            yield Rows(sound(found) if coded else found)
+            found = file.read_row_group(group, columns=list(readable), use_threads=False)
+            yield Rows(sound(flat(found)) if awkward else found)
 
 
 def _whole(values: pa.Array | pa.ChunkedArray) -> pa.Array:

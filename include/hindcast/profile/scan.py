@@ -210,9 +210,9 @@ class Scanner:
         pyarrow.ArrowException, OSError
             The file cannot be read; what was added of it is in the profile, so the caller starts over without it.
         """
-        schema, layout, coded = self._like_last(file)
+        schema, layout, awkward = self._like_last(file)
         with self.gathering():
-            for block in row_groups(file, layout.sources, schema=schema, coded=coded):
+            for block in row_groups(file, layout.sources, schema=schema, awkward=awkward):
                 if kept is None:
                     self._put(block, layout)
                     continue
@@ -258,16 +258,17 @@ class Scanner:
                 self._pool = None
 
     def _like_last(self, file: pq.ParquetFile) -> tuple[pa.Schema, _Layout, bool]:
-        """Schema of a file, its layout, and whether a column may be a dictionary; found anew only if it is another.
+        """Schema of a file, its layout, and whether one may be a dictionary or struct; found anew if it is another.
 
         Of a thousand small files with fifty columns each, this is a tenth of all that they cost.
         """
         # of two files with one schema, text may be dictionaries in the larger one alone: see `open_parquet`
         own, facts = file.schema, (file.metadata.metadata, file.metadata.num_rows > SMALL_FILE)
         if self._last is None or facts != self._last[1] or not own.equals(self._last[0]):
-            schema = flat_schema(file.schema_arrow)
-            coded = any(map(pa.types.is_dictionary, schema.types))
-            self._last = own, facts, (schema, self._layout(schema), coded)
+            given = file.schema_arrow
+            schema = flat_schema(given)
+            awkward = schema is not given or any(map(pa.types.is_dictionary, schema.types))
+            self._last = own, facts, (schema, self._layout(schema), awkward)
         return self._last[2]
 
     def _layout(self, schema: pa.Schema) -> _Layout:

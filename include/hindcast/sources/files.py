@@ -53,6 +53,8 @@ def content(uri: str, connection: str | None = None) -> bytes:
 
 
 def _openers(source: Source, items: Sequence[LogObject], dictionaries: Sequence[str]) -> list[partial[pq.ParquetFile]]:
+    if not isinstance(source, Announced):  # asked once: to look a protocol up takes a while
+        return [partial(source.open, item, dictionaries) for item in items]
     return [partial(_open, source, items, at, dictionaries) for at in range(len(items))]
 
 
