@@ -98,7 +98,6 @@ def binary() -> str:
 @contextmanager
 def running(folder: Path, identities: Mapping[str, tuple[str, ...]] | None = None) -> Iterator[S3Server]:
     """A server with its data in `folder`; `identities`: further logins -> what each may do, such as ``List:bucket``."""
-    weed = binary()
     others = tuple((login, f"{login}-secret") for login in identities or {})
     server = S3Server(free_port(), others=others)
     users = [(server.login, server.password, ALL), *((n, s, (identities or {})[n]) for n, s in others)]
@@ -109,18 +108,27 @@ def running(folder: Path, identities: Mapping[str, tuple[str, ...]] | None = Non
         ]
     }
     (folder / "s3.json").write_text(json.dumps(config))
+    command = [
+        "server", f"-dir={folder}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-filer", "-s3", f"-s3.port={server.port}",
+        f"-s3.config={folder / 's3.json'}", "-master.volumeSizeLimitMB=64", "-volume.max=2000",
+    ]  # fmt: skip
+    with started(folder, command, server.port):
+        yield server
+
+
+@contextmanager
+def started(folder: Path, command: list[str], port: int) -> Iterator[S3Server]:
+    """`weed` with this command, whose S3 listens on `port`; what else it listens on are free ports."""
     ports = {
         name: free_port()
         for name in ("master.port", "master.port.grpc", "volume.port", "volume.port.grpc", "filer.port",
                      "filer.port.grpc", "s3.port.grpc")
     }  # fmt: skip
     command = [
-        weed, "-logtostderr=true", "server", f"-dir={folder}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-filer", "-s3",
-        *(f"-{name}={port}" for name, port in ports.items()), f"-s3.port={server.port}", "-s3.port.iceberg=0",
-        "-s3.port.lance=0", "-master.telemetry=false",
-        f"-s3.config={folder / 's3.json'}", "-master.volumeSizeLimitMB=64", "-volume.max=2000",
+        binary(), "-logtostderr=true", *command, *(f"-{name}={number}" for name, number in ports.items()),
+        "-s3.port.iceberg=0", "-s3.port.lance=0", "-master.telemetry=false",
     ]  # fmt: skip
-    log = folder / "server.log"
+    server, log = S3Server(port), folder / "server.log"
     with log.open("wb") as output:
         # a bucket has volumes of its own: one, where it would otherwise make seven at once
         environment = {**os.environ, "WEED_MASTER_VOLUME_GROWTH_COPY_1": "1"}

@@ -14,16 +14,20 @@ from typing import TYPE_CHECKING, Any
 import pyarrow.parquet as pq
 import pytest
 import yaml
+from botocore.exceptions import ClientError
 from click.testing import CliRunner
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 from sqlalchemy import create_engine, make_url, text
 from tests.prometheus_server import Alertmanager, Prometheus, Pushgateway, binary, fetched
+from tests.s3_server import free_port, started
 
 from hindcast import push
 from hindcast.cli import main
+from hindcast.connections import connection as connection_of
 from hindcast.results import tables
 from hindcast.results.sql import Store
+from hindcast.s3 import client as s3_client
 from hindcast.sdk import PredictionLogger
 
 if TYPE_CHECKING:
@@ -46,10 +50,15 @@ def compose(tmp_path: Path, without: str = "") -> subprocess.CompletedProcess[st
 
 
 @pytest.fixture(scope="module")
-def services(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+def stack(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     done = compose(tmp_path_factory.mktemp("compose"))
     assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)["services"]
+    return json.loads(done.stdout)
+
+
+@pytest.fixture(scope="module")
+def services(stack: dict[str, Any]) -> dict[str, Any]:
+    return stack["services"]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -169,6 +178,37 @@ def test_the_serving_process_logs_and_its_metrics_clash_with_none_that_are_pushe
     )
     assert done.returncode in {0, 3}, done.stderr  # 3: advice on names
     assert "error" not in done.stderr.lower().replace("ml_prediction_errors", ""), done.stderr
+
+
+def test_the_s3_service_runs_with_exactly_what_is_mounted(
+    stack: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Flags, identities and the Connection of the workers; folders, ports and the address it listens on are others."""
+    stack = json.loads(json.dumps(stack).replace("/secret/", "secret-"))  # a slash ends the name of a key
+    config, port = tmp_path / "s3.json", free_port()
+    config.write_text(stack["configs"]["s3"]["content"])
+    service = stack["services"]["s3"]
+    others = {"-dir": tmp_path, "-ip.bind": "127.0.0.1", "-s3.port": port, "-s3.config": config}
+    (source,) = service["configs"]
+    assert f"-s3.config={source['target']}" in service["command"]
+    command = [
+        f"{flag.partition('=')[0]}={others[flag.partition('=')[0]]}" if flag.partition("=")[0] in others else flag
+        for flag in service["command"]
+    ]
+    connection = json.loads(stack["services"]["worker"]["environment"]["AIRFLOW_CONN_AWS_DEFAULT"])
+    assert connection["extra"]["endpoint_url"] == "http://s3:8333"
+    assert "-s3.port=8333" in service["command"]
+    with started(tmp_path, command, port) as server:
+        connection["extra"]["endpoint_url"] = server.endpoint
+        for login, expected in ((connection["login"], ["hindcast"]), ("a stranger", None)):
+            monkeypatch.setenv("AIRFLOW_CONN_AWS_DEFAULT", json.dumps({**connection, "login": login}))
+            client = s3_client(connection_of("aws_default"))
+            if expected:
+                client.create_bucket(Bucket="hindcast")
+                assert [bucket["Name"] for bucket in client.list_buckets()["Buckets"]] == expected
+            else:
+                with pytest.raises(ClientError):
+                    client.list_buckets()
 
 
 def test_the_demo_profile_is_monitored_by_its_model_file(

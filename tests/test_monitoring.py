@@ -78,7 +78,8 @@ def test_rules_and_configuration_are_valid() -> None:
 def test_every_alert_says_what_whom_and_what_to_do() -> None:
     for rule in alerts():
         assert {"severity", "owner", "class"} <= set(rule["labels"]), rule["alert"]
-        assert {"summary", "description", "runbook_url"} == set(rule["annotations"]), rule["alert"]
+        reported = {"report_url"} if rule["labels"]["class"] in {"incident", "symptom"} else set()
+        assert {"summary", "description", "runbook_url", *reported} == set(rule["annotations"]), rule["alert"]
         playbook = rule["annotations"]["runbook_url"].rpartition("/")[2]
         text = (ROOT / "include" / "playbooks" / playbook).read_text(encoding="utf-8")
         assert len(text.splitlines()) >= 5, playbook

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import parse_qs, urlsplit
 
 import pytest
 import yaml
@@ -172,6 +173,12 @@ def test_an_outage_pages_once_whoever_is_on_call_and_resolves(world: World) -> N
     assert "accuracy of carrier=AA" in alert["annotations"]["summary"]
     # The link works, and leads to what one needs now.
     assert "hindcast incidents" in fetched(alert["annotations"]["runbook_url"])
+    # And the report is of the hour whose labels told; tests of the scheduler ask Airflow for it.
+    report = urlsplit(alert["annotations"]["report_url"])
+    assert (report.netloc, report.path) == ("127.0.0.1:8080", "/hindcast/report")
+    (incident,) = [row for row in world.store.rows(tables.incidents) if row["state"] == "open"]
+    opened = int((incident["opened_at"] - HOUR).timestamp()) * 1000
+    assert parse_qs(report.query) == {"dag_id": [f"hindcast_hourly__{MODEL}"], "hour": [str(opened)]}
     assert world.firing("HindcastModelDegraded")
 
     hour = PAGED + HOUR

@@ -277,7 +277,8 @@ def _global(oncall: OnCall, secrets: str) -> dict[str, Any]:
 
 _TITLE = "{{ .CommonLabels.severity }}: {{ (index .Alerts 0).Annotations.summary }}"
 _LINES = "\n".join(f"{{{{ .Annotations.{name} }}}}" for name in ("summary", "description", "runbook_url"))
-_TEXT = f"{{{{ range .Alerts }}}}{_LINES}\n{{{{ end }}}}"
+_REPORT = "{{ with .Annotations.report_url }}\n{{ . }}{{ end }}"
+_TEXT = f"{{{{ range .Alerts }}}}{_LINES}{_REPORT}\n{{{{ end }}}}"
 
 
 def _receiver(name: str, reach: Reach, secrets: str) -> dict[str, Any]:
