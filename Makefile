@@ -25,7 +25,8 @@ demo: setup ## Replay seven weeks of real flights, run the hourly DAG in Airflow
 	$(BIN)/python -m demo
 
 test: setup ## Run the tests
-	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
+	unset PYTHONDONTWRITEBYTECODE # the many processes that tests start shall find modules compiled
+	$(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
 
 fuzz: setup ## Fuzz files and model files for long (500 examples each; HINDCAST_FUZZ=N for others)
 	HINDCAST_FUZZ=$${HINDCAST_FUZZ:-500} $(BIN)/python -m pytest tests/test_fuzz.py

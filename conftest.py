@@ -14,3 +14,8 @@ def _environment() -> Iterator[None]:
     for name in os.environ.keys() - before.keys():
         del os.environ[name]
     os.environ.update(before)
+
+
+def pytest_xdist_auto_num_workers() -> int:
+    """Workers of ``-n auto``: one more than cores, since many tests wait for servers, and at most four."""
+    return min((os.cpu_count() or 1) + 1, 4)

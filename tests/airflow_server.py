@@ -1,6 +1,6 @@
 """A real Airflow for tests: three processes on SQLite, with small models that it watches.
 
-The fixture `watched` boots it once per session. Its models: `steady` (three hours of logs with labels), `lost` (its
+The fixture `watched` boots it once per file. Its models: `steady` (three hours of logs with labels), `lost` (its
 logs do not exist), and a file `broken.yaml` that is wrong.
 """
 

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 CHECKS = ("pull", "drift", "triage")
 TWO = {"features": {"amount": {"type": "numeric"}, "carrier": {"type": "categorical"}}, "segments": []}
-ONSET = 340
+ONSET = 220
 
 
 def higher(table: pa.Table) -> pa.Table:
@@ -57,7 +57,7 @@ def lives(world: worlds.World) -> list[tuple[str, float | None, float | None]]:
 
 @pytest.fixture(scope="module")
 def shifted(tmp_path_factory: pytest.TempPathFactory) -> worlds.World:
-    """Two quiet weeks, then a step that has lasted for a day."""
+    """Nine quiet days, then a step that has lasted for a day."""
     world = worlds.write(tmp_path_factory.mktemp("shift") / "w", labels="none", **TWO)
     written(world, 0, ONSET)
     written(world, ONSET, ONSET + 24, higher)
@@ -86,8 +86,8 @@ def incident(world: worlds.World) -> str:
 # --- by itself
 
 
-def test_a_step_of_three_weeks_is_one_alert_and_stepping_back_is_another(copy: worlds.World) -> None:
-    onset, end = opened(copy), ONSET + 504
+def test_a_step_of_ten_days_is_one_alert_and_stepping_back_is_another(copy: worlds.World) -> None:
+    onset, end = opened(copy), ONSET + 240
     written(copy, ONSET + 24, end, higher)
     written(copy, end, end + 60)
     replayed(copy, ONSET + 24, end + 60)
@@ -106,12 +106,12 @@ def test_a_step_of_three_weeks_is_one_alert_and_stepping_back_is_another(copy: w
 
 
 def test_without_a_time_it_stays_open_and_nothing_echoes_when_its_hours_come_round(copy: worlds.World) -> None:
-    """Up to nineteen days after a step of three days, whose hours are older than what the policy remembers."""
+    """Up to fifteen days after a step of three days, whose hours are older than what the policy remembers."""
     worlds.model_file(copy, labels=False, **TWO, drift={"accept_after_hours": None})
     onset, end = opened(copy), ONSET + 72
     written(copy, ONSET + 24, end, higher)
-    written(copy, end, end + 450)
-    replayed(copy, ONSET + 24, end + 450)
+    written(copy, end, end + 360)
+    replayed(copy, ONSET + 24, end + 360)
     ((_, first, resolved),) = lives(copy)
     assert (first, resolved is not None and end <= resolved <= end + 9) == (onset, True)
     assert rows_of(copy.results, "acceptances") == []

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from tests.conftest import LONG
 
 from hindcast import errors
 
@@ -248,3 +249,7 @@ def test_importing_stays_light(module: str) -> None:
 def test_no_module_is_larger_than_a_reader_can_hold() -> None:
     lines = {name: len(path.read_text(encoding="utf-8").splitlines()) for name, path in MODULES.items()}
     assert not {name: n for name, n in lines.items() if n > 700}
+
+
+def test_the_test_files_that_run_first_are_there() -> None:
+    assert not [name for name in LONG if not (ROOT / "tests" / f"{name}.py").exists()]

@@ -28,6 +28,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from tests import worlds
+from tests.test_schemas import as_before, same
 
 from hindcast.connections import Connection
 from hindcast.engines import spark_session, spark_tasks
@@ -50,6 +51,7 @@ from hindcast.sources.s3 import WHOLE
 if TYPE_CHECKING:
     from tests.s3_server import S3Server
 
+__all__ = ["as_before"]
 START = datetime(2026, 3, 2, 15, tzinfo=UTC)
 END = START + timedelta(hours=1)
 BINS = Bins(
@@ -515,6 +517,24 @@ def test_row_facts_of_another_engine_are_refused(tmp_path: Path, spark: SparkEng
     LocalEngine().scan(plan)
     with pytest.raises(UsageError, match="was not written by engine spark"):
         spark.evaluate(plan.sidecar, plan.source, plan.manifest.objects, read_whole, counted)
+
+
+# ---- logs that Spark wrote
+
+
+def test_files_that_spark_writes_are_the_same_rows(as_before: worlds.World, tmp_path: Path, spark: SparkEngine) -> None:
+    """Spark's own: INT96 times, no pandas metadata, a `_SUCCESS` and checksums beside them."""
+    world = worlds.write(tmp_path / "world", hours=1)
+    path = world.partition(0) / "part-1.parquet"
+    session = spark_session.session(spark_session.settings(spark.connection))
+    session.conf.set("spark.sql.parquet.outputTimestampType", "INT96")
+    session.read.parquet(str(path)).coalesce(1).write.parquet(str(tmp_path / "written"))
+    path.unlink()
+    for written in (tmp_path / "written").iterdir():
+        written.rename(path.parent / written.name)
+    assert (path.parent / "_SUCCESS").exists()
+    worlds.check_window(world, 0, "--only", "drift,performance")
+    same(world, as_before)
 
 
 # ---- pieces, without a cluster

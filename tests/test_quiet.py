@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 DAY = timedelta(days=1)
 UTC_ZONE, BERLIN = ZoneInfo("UTC"), ZoneInfo("Europe/Berlin")
-HISTORY = 200
+HISTORY = 176
 
 
 def entry(start: date, end: date, **more: Any) -> config.Quiet:
@@ -118,7 +118,7 @@ def nulls(table: pa.Table) -> pa.Table:
 
 @pytest.fixture(scope="module")
 def quiet(tmp_path_factory: pytest.TempPathFactory) -> worlds.World:
-    """Eight quiet days."""
+    """A quiet week and a bit."""
     world = worlds.write(tmp_path_factory.mktemp("quiet") / "w", labels="none", **TWO)
     written(world, 0, HISTORY)
     replayed(world, 0, HISTORY)

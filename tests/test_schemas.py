@@ -1,6 +1,5 @@
 """Logs change: each way in which a column may come otherwise than before, seen through `hindcast check` on files."""
 
-import shutil
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
@@ -13,7 +12,6 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 from tests import worlds
-from tests.bigquery_server import missing
 from tests.worlds import World, at, rows_of
 
 ALL = "quality,drift,performance"
@@ -256,34 +254,6 @@ def test_files_of_other_writers_are_the_same_rows(as_before: World, tmp_path: Pa
     world = checked(tmp_path / "world", None, write=WRITERS[writer])
     created = pq.ParquetFile(world.partition(0) / "part-1.parquet").metadata.created_by
     assert writer in {"pandas", created.split()[0].lower()}
-    same(world, as_before)
-
-
-def test_files_that_spark_writes_are_the_same_rows(as_before: World, tmp_path: Path) -> None:
-    """Spark's own: INT96 times, no pandas metadata, a `_SUCCESS` and checksums beside them."""
-    pytest.importorskip("pyspark")
-    if shutil.which("java") is None:
-        missing("no java: Spark cannot be started")
-    world = worlds.write(tmp_path / "world", hours=1)
-    path = world.partition(0) / "part-1.parquet"
-    from pyspark.sql import SparkSession
-
-    options = {"spark.ui.enabled": "false", "spark.driver.host": "127.0.0.1", "spark.sql.session.timeZone": "UTC",
-               "spark.sql.parquet.outputTimestampType": "INT96", "spark.sql.shuffle.partitions": "1"}  # fmt: skip
-    builder = SparkSession.builder.master("local[1]")
-    for name, value in options.items():
-        builder = builder.config(name, value)
-    session = builder.getOrCreate()
-    try:
-        rows = session.read.parquet(str(path))
-        rows.coalesce(1).write.parquet(str(tmp_path / "written"))
-    finally:
-        session.stop()
-    path.unlink()
-    for written in (tmp_path / "written").iterdir():
-        written.rename(path.parent / written.name)
-    assert (path.parent / "_SUCCESS").exists()
-    worlds.check_window(world, 0, "--only", "drift,performance")
     same(world, as_before)
 
 

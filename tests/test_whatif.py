@@ -18,13 +18,13 @@ if TYPE_CHECKING:
 
     import pyarrow as pa
 
-LOSS, SHIFT, END = 120, 150, 190
+LOSS, SHIFT, END = 60, 90, 130
 CHECKS = ("pull", "quality", "drift", "performance", "triage")
 
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> worlds.World:
-    """Five days; then a day of wrong answers, an empty hour in it, and a day of higher amounts."""
+    """Two and a half days; then a day of wrong answers, an empty hour in it, and a day of higher amounts."""
     made = worlds.write(tmp_path_factory.mktemp("whatif") / "w", hours=LOSS, rows=300)
     hours = [hour for hour in range(LOSS, LOSS + 20) if hour != LOSS + 9]
     worlds.write_hours(made, hours, rows=300, accuracy=0.6)
