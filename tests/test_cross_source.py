@@ -152,6 +152,25 @@ def test_the_cap_of_the_model_file_is_that_of_its_logs_and_labels(emulator: Emul
         assert f"{place['uri']}: a read session would scan" in done.output
 
 
+# --- duplicates ---
+
+
+def test_duplicates_in_a_table_are_dropped_and_the_sweep_knows_them(emulator: Emulator, world: World) -> None:
+    table = pa.concat_tables(pq.read_table(path, partitioning=None) for path in world.partition(1).glob("*"))
+    uri = emulator.load("twice", pa.concat_tables([table, table.slice(0, 40)]))
+    worlds.model_file(world, logs={"uri": uri, "connection": "bq", "duplicates": "drop"})
+    store = world.store_at("twice")
+    done = worlds.cli(world, "check", "alpha", "--window", worlds.text(1), results=store)
+    assert done.exit_code == 0, done.output
+    swept = worlds.cli_json(world, "sweep", "alpha", results=store)
+    assert (swept["windows"], swept["changed"]) == (1, [])
+    emulator.client().query(f"INSERT INTO `{uri[5:]}` SELECT * FROM `{uri[5:]}` LIMIT 5").result()
+    swept = worlds.cli_json(world, "sweep", "alpha", results=store)
+    assert [row["rows"] for row in swept["changed"]] == [300]
+    (row,) = worlds.snapshot(store)["windows"]
+    assert (row["rows"], row["duplicate_ids"], row["dropped_rows"]) == (300, 45, 45)
+
+
 # --- references ---
 
 

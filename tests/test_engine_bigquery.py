@@ -17,8 +17,10 @@ from tests import test_engines as contract
 from tests import worlds
 from tests.bigquery_server import Emulator, between, emulator
 
+from hindcast.engines import bigquery_repeats
 from hindcast.engines.base import Engine, Plan, Scan
 from hindcast.engines.bigquery import BigQueryEngine
+from hindcast.engines.bigquery_repeats import without_repeats
 from hindcast.engines.bigquery_sql import Window, categorical_statements, numeric_statements, sample_statement
 from hindcast.engines.local import LocalEngine
 from hindcast.errors import SourceBusy, SourceMissing, UsageError
@@ -233,7 +235,8 @@ def test_what_several_statements_find_adds_up(emulator: Emulator, tmp_path: Path
 # --- the contract of all engines ---
 
 # Files that are damaged, flat or of several schemas are no tables.
-TABLES = ("many_small", "one_large", "without_ids", "strange_numbers", "missing_columns", "dictionaries", "regression")
+TABLES = ("many_small", "one_large", "without_ids", "strange_numbers", "missing_columns", "dictionaries", "regression",
+          "logged_twice")  # fmt: skip
 
 
 def as_one_table(case: contract.Case) -> contract.Case:
@@ -264,6 +267,59 @@ def test_bigquery_keeps_the_contract_of_all_engines(emulator: Emulator, tmp_path
     assert isinstance(table, pa.Table)
     uri = emulator.load(name, table)
 
+    assert keeps(case, tmp_path, uri).dropped == 0
+
+
+@pytest.mark.parametrize(("name", "dropped"), [("logged_twice", 450), ("without_ids", 297)])
+def test_bigquery_drops_the_rows_that_the_local_engine_drops(
+    emulator: Emulator, tmp_path: Path, name: str, dropped: int
+) -> None:
+    """Whatever their order; ids may be numbers."""
+    case = as_one_table(contract.CASES[name]())
+    (table,) = case.files.values()
+    assert isinstance(table, pa.Table)
+    uri = emulator.load(name, table.take(np.random.default_rng(1).permutation(table.num_rows)))
+    assert keeps(case, tmp_path, uri, drop=True).dropped == dropped
+
+
+def test_which_row_stays_is_told_where_it_is_not_the_first_by_its_content(
+    emulator: Emulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table = pa.table(
+        {
+            "prediction_id": [f"id-{k // 3}" for k in range(60)],
+            "timestamp": moments(np.arange(60) // 3 * 1000),
+            "feature_a": np.arange(60, dtype=np.float64),
+        }
+    )
+    source = open_source(emulator.load("ties", table), CONNECTION, max_gb=2.5)
+    assert isinstance(source, BigQueryTable)
+    (item,) = source.manifest(START, END).objects
+    found, dropped = without_repeats(source, item)
+    assert dropped == 40
+    assert found.stays
+    assert {place for _, place in found.stays} == {2, 3}
+    kept = [row for batch in source.batches(found, ["prediction_id", "feature_a"]) for row in batch.to_pylist()]
+    assert sorted(row["prediction_id"] for row in kept) == sorted({*table["prediction_id"].to_pylist()})
+    caps = {job.maximum_bytes_billed for job in jobs(emulator) if job.job_type == "query" and "ties`" in job.query}
+    assert caps == {2_500_000_000}
+    monkeypatch.setattr(bigquery_repeats, "MOST_NAMED", 3)
+    with pytest.raises(UsageError, match=r"ids have rows of one moment with different values, more than the 3 that"):
+        without_repeats(source, item)
+
+
+def test_a_table_without_ids_or_repeats_is_left_as_it_is(emulator: Emulator) -> None:
+    table = rows(20)
+    for name, logged in {"single": table, "nameless": table.drop_columns(["prediction_id"])}.items():
+        source = open_source(emulator.load(name, logged), CONNECTION)
+        assert isinstance(source, BigQueryTable)
+        (item,) = source.manifest(START, END).objects
+        assert without_repeats(source, item) == (item, 0)
+
+
+def keeps(case: contract.Case, folder: Path, uri: str, *, drop: bool = False) -> Scan:
+    """Hold both ways to read a table to the contract; gives what the local engine found in files."""
+
     def scanned(engine: Engine) -> contract.Scanned:
         def scan(_: contract.Case, plan: Plan) -> Scan:
             source = open_source(uri, CONNECTION)
@@ -274,7 +330,8 @@ def test_bigquery_keeps_the_contract_of_all_engines(emulator: Emulator, tmp_path
     for engine_name, engine in ENGINES.items():
         # SQL counts no slices, and the table `drift` says so
         slicing = contract.SLICING if engine_name == "streamed" else None
-        contract.same_as_local(case, tmp_path / engine_name, scanned(engine), slicing=slicing)
+        found = contract.same_as_local(case, folder / engine_name, scanned(engine), slicing=slicing, drop=drop)
+    return found
 
 
 # --- what may be billed, and who pays ---
@@ -405,7 +462,7 @@ def test_the_query_of_numbers_reads_as_written_here() -> None:
         == """WITH chosen AS (
 SELECT `feature_a` AS x0,
 CAST(`feature_b` AS FLOAT64) AS x1
-FROM `acme-ml.logs.predictions` FOR SYSTEM_TIME AS OF @snapshot
+FROM `acme-ml.logs.predictions` AS hindcast_row FOR SYSTEM_TIME AS OF @snapshot
 WHERE `timestamp` >= @start AND `timestamp` < @end
 ), placed AS (
 SELECT *, RANGE_BUCKET(-x0, @c0.mirrored) AS b0,
@@ -445,7 +502,7 @@ def test_the_query_of_categories_reads_as_written_here() -> None:
         == """WITH chosen AS (
 SELECT `feature_a` AS t0,
 CAST(`feature_b` AS STRING) AS t1
-FROM `acme-ml.logs.predictions` FOR SYSTEM_TIME AS OF @snapshot
+FROM `acme-ml.logs.predictions` AS hindcast_row FOR SYSTEM_TIME AS OF @snapshot
 WHERE `timestamp` >= @start AND `timestamp` < @end
 ), counted AS (
 SELECT cell.position, cell.text, COUNT(*) AS found
@@ -477,7 +534,7 @@ def test_the_query_of_the_sample_reads_as_written_here() -> None:
         == """SELECT FARM_FINGERPRINT(IFNULL(`prediction_id`, CAST(UNIX_MICROS(`timestamp`) AS STRING))) AS key, \
 UNIX_MICROS(`timestamp`) AS moment,
 `feature_a` AS f0
-FROM `acme-ml.logs.predictions` FOR SYSTEM_TIME AS OF @snapshot
+FROM `acme-ml.logs.predictions` AS hindcast_row FOR SYSTEM_TIME AS OF @snapshot
 WHERE `timestamp` >= @start AND `timestamp` < @end
 AND (FARM_FINGERPRINT(IFNULL(`prediction_id`, CAST(UNIX_MICROS(`timestamp`) AS STRING))) ^ @seed) <= @at_most"""
     )

@@ -209,6 +209,26 @@ def flat_layout() -> Case:
     )
 
 
+def logged_twice() -> Case:
+    """At least once: the same rows again, rows that came later, rows of one moment that differ, rows without ids."""
+    once = rows(300, 1)
+    later = [moment + timedelta(seconds=2) for moment in once["timestamp"].to_pylist()[:100]]
+    moments = once["timestamp"].slice(100, 100)
+    return Case(
+        {
+            "a.parquet": rows(100, 2, timestamp=later),
+            "b.parquet": once,
+            "c.parquet": once.slice(40, 150),
+            "d.parquet": rows(100, 3, first=100, timestamp=moments),
+            "e.parquet": rows(100, 4, first=100, timestamp=moments),
+            "f.parquet": rows(30, 5, prediction_id=pa.nulls(30, pa.string())),
+            "g.parquet": rows(30, 5, prediction_id=pa.nulls(30, pa.string())),
+            "h.parquet": rows(50, 6, first=400),
+        },
+        row_group=60,
+    )
+
+
 def hostile_names() -> Case:
     odd = ["", " ", "ünï©ode", 'quo"te', "new\nline", "\x00", "a" * 5000, "'; DROP TABLE logs; --"]
     many = rows(400, 2, first=400, feature_d=[f"{odd[k % 8]}{k}" for k in range(400)])
@@ -245,7 +265,7 @@ CASES = {
     made.__name__: made
     for made in (
         many_small, one_large, without_ids, strange_numbers, changed_types, missing_columns, dictionaries, unreadable,
-        all_unreadable, flat_layout, hostile_names, regression, nothing, no_rows,
+        all_unreadable, logged_twice, flat_layout, hostile_names, regression, nothing, no_rows,
     )
 }  # fmt: skip
 
@@ -281,6 +301,7 @@ def seen(scan: Scan, sidecar: Path) -> dict[str, Any]:
         "slices": None if scan.slices is None else scan.slices.to_bytes(),
         "noted": scan.noted.to_json(),
         "duplicates": scan.duplicates,
+        "dropped": scan.dropped,
         "unknown": scan.unknown,
         "faults": list(scan.faults.items()),
         "sample types": dict(zip(sample.schema.names, sample.schema.types, strict=True)),
@@ -290,14 +311,17 @@ def seen(scan: Scan, sidecar: Path) -> dict[str, Any]:
     }
 
 
-def same_as_local(case: Case, folder: Path, scanned: Scanned, *, slicing: Slicing | None = SLICING) -> None:
-    """The contract: an engine sees in a case what the local engine sees."""
-    plan = replace(plan_of(case, folder / "logs"), slicing=slicing)
+def same_as_local(
+    case: Case, folder: Path, scanned: Scanned, *, slicing: Slicing | None = SLICING, drop: bool = False
+) -> Scan:
+    """The contract: an engine sees in a case what the local engine sees, and drops the rows that it drops."""
+    plan = replace(plan_of(case, folder / "logs"), slicing=slicing, drop_duplicates=drop)
     local, other = (replace(plan, sidecar=folder / name / "hour.parquet") for name in ("local", "other"))
-    expected = seen(LocalEngine().scan(local), local.sidecar)
-    found = seen(scanned(case, other), other.sidecar)
+    scan = LocalEngine().scan(local)
+    expected, found = seen(scan, local.sidecar), seen(scanned(case, other), other.sidecar)
     for what, value in expected.items():
         assert found[what] == value, what
+    return scan
 
 
 # ---- Spark
@@ -321,6 +345,24 @@ def spark() -> Iterator[SparkEngine]:
 @pytest.mark.parametrize("name", CASES)
 def test_spark_finds_what_the_local_engine_finds(name: str, tmp_path: Path, spark: SparkEngine) -> None:
     same_as_local(CASES[name](), tmp_path, lambda _, plan: spark.scan(plan))
+
+
+@pytest.mark.parametrize("name", ["logged_twice", "without_ids", "unreadable", "flat_layout"])
+def test_spark_drops_the_rows_that_the_local_engine_drops(name: str, tmp_path: Path, spark: SparkEngine) -> None:
+    found = same_as_local(CASES[name](), tmp_path, lambda _, plan: spark.scan(plan), drop=True)
+    assert found.dropped == found.duplicates
+
+
+def test_spark_drops_rows_of_a_large_object_and_of_row_groups_of_it(tmp_path: Path, spark: SparkEngine) -> None:
+    """Units begin within an object: rows are numbered from its beginning all the same."""
+    once = rows(2000, 1)
+    case = Case(
+        {"a.parquet": pa.concat_tables([once, once.slice(700, 900)]), "b.parquet": once.slice(1900)}, row_group=90
+    )
+    plan = plan_of(case, tmp_path / "logs")
+    assert len([unit for unit in cut(plan, SMALL["unit_bytes"], 2) if unit.groups]) > 2
+    found = same_as_local(case, tmp_path / "again", lambda _, plan: spark.scan(plan), drop=True)
+    assert (found.profile.rows, found.dropped) == (2000, 1000)
 
 
 def test_spark_finds_in_a_bucket_what_the_local_engine_finds_there(

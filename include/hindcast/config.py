@@ -395,19 +395,6 @@ class ModelFile(_Section):
                     raise ValueError(message + (", ".join(known) or "none"))
         return self
 
-    @model_validator(mode="after")
-    def _engine_drops(self) -> ModelFile:
-        """Refuse to drop duplicates where no engine that may be taken can."""
-        if self.logs.duplicates == "drop":
-            other = self.engine if self.engine in {"spark", "bigquery"} else "spark" if self.spark else None
-            if other or self.logs.uri.startswith("bq://"):
-                what = f"engine {other} only counts them" if other else f"of {self.logs.uri} they are only counted"
-                message = (
-                    f"logs.duplicates: got 'drop'; allowed: count, because {what}; drop is for files and engine local"
-                )
-                raise ValueError(message)
-        return self
-
     @cached_property
     def digest(self) -> str:
         """Sixteen hex digits that change when any key does that a result may depend on; stored with every row."""

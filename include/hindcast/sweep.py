@@ -130,7 +130,8 @@ def _differs(run: Run, row: Row) -> bool:
         return True
     manifest = pinned(run.model, run.logs, run.window)
     if isinstance(run.logs, Streamed):  # its manifest names a moment, which is another each time
-        return sum(run.logs.count(item) for item in manifest.objects) != int(row["rows"])
+        known = int(row["rows"]) + int(row["dropped_rows"] or 0)
+        return sum(run.logs.count(item) for item in manifest.objects) != known
     return manifest.digest != str(row["manifest_digest"])
 
 

@@ -43,7 +43,7 @@ class Plan:
     sidecar : Path
         Where the row facts go: one Parquet file, or a folder of them.
     drop_duplicates : bool
-        Of rows with one id leave out all but one (`hindcast.engines.repeats`); the local engine alone does.
+        Of rows with one id leave out all but one (`hindcast.engines.repeats`).
     slicing : Slicing, optional
         Segments and versions to profile in coarse bins beside the whole.
     """

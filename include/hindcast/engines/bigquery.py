@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from hindcast.engines.base import GIGABYTE, Plan, Scan
+from hindcast.engines.bigquery_repeats import without_repeats
 from hindcast.engines.bigquery_sql import (
     AS_NUMBER,
     AS_TEXT,
@@ -78,11 +79,14 @@ class BigQueryEngine:
         if not isinstance(source, BigQueryTable):
             message = f"engine bigquery cannot read {plan.source.uri}; use auto or local"
             raise UsageError(message)
-        (item,) = plan.manifest.objects
-        window = Window(source.name, as_slice(item).snapshot, plan.start, plan.end)
+        item, dropped = as_slice(plan.manifest.objects[0]), 0
+        labels, most = self._labels(plan), int(self.max_gb_billed * GIGABYTE)
+        if plan.drop_duplicates:
+            item, dropped = without_repeats(source, item, labels=labels, maximum_bytes_billed=most)
+        window = Window(source.name, item.snapshot, plan.start, plan.end, item.stays)
         facts = row_facts(plan)
         streamed = streamed_columns(plan.bins, source.types, facts.wants(source.schema()))
-        queries = _Queries(source, self._labels(plan), int(self.max_gb_billed * GIGABYTE))
+        queries = _Queries(source, labels, most)
         counting = _statements(plan, window, source.types, streamed)
         queries.estimate([*(statement for statement, _ in counting), _sampling(plan, window, source.types, at_most=0)])
         scanner = Scanner(plan.bins, plan.expected, facts)
@@ -101,7 +105,8 @@ class BigQueryEngine:
         facts.close()
         features = {name for name in source.types if name.startswith("feature_")}
         unknown = frozenset(features - {*plan.bins.numeric, *plan.bins.categorical})
-        return Scan(profile, facts.noted, sample, facts.duplicates.count(), unknown)
+        duplicates = facts.duplicates.count() + dropped
+        return Scan(profile, facts.noted, sample, duplicates, unknown, dropped=dropped)
 
     def _labels(self, plan: Plan) -> dict[str, str]:
         """Labels hold small letters, digits, dashes and underscores, at most 63."""

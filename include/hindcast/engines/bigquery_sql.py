@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from hindcast.profile.profile import MINUS_INF, NAN, NEW_VALUES_KEPT, NULL, PLUS_INF
-from hindcast.sources.bigquery import quoted
+from hindcast.sources.bigquery import named_of, quoted, rows_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -47,24 +47,26 @@ _SLOTS += "THEN {minus} WHEN cell.x = CAST('inf' AS FLOAT64) THEN {plus} ELSE ce
 
 @dataclass(frozen=True)
 class Window:
-    """Which rows: a table (checked by its source), as of a snapshot, with ``start <= timestamp < end``."""
+    """Which rows: a table (checked by its source), as of a snapshot, with ``start <= timestamp < end``.
+
+    `stays` is that of `hindcast.sources.bigquery.TableSlice`.
+    """
 
     table: str
     snapshot: datetime
     start: datetime
     end: datetime
+    stays: tuple[tuple[str, int], ...] | None = None
 
     @property
     def rows(self) -> str:
         """The clause that names them."""
-        return (
-            f"FROM `{self.table}` FOR SYSTEM_TIME AS OF @snapshot\nWHERE `timestamp` >= @start AND `timestamp` < @end"
-        )
+        return rows_of(self.table, "timestamp", self.stays)
 
     @property
     def parameters(self) -> dict[str, Any]:
         """Values of the clause."""
-        return {"snapshot": self.snapshot, "start": self.start, "end": self.end}
+        return {"snapshot": self.snapshot, "start": self.start, "end": self.end, **named_of(self.stays)}
 
 
 @dataclass(frozen=True)

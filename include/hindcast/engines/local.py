@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -9,7 +10,7 @@ import pyarrow as pa
 
 from hindcast.engines.base import Plan, Scan
 from hindcast.engines.repeats import Repeats, find_repeats
-from hindcast.errors import SourceUnreadable
+from hindcast.errors import SourceUnreadable, UsageError
 from hindcast.profile.columns import flat_schema
 from hindcast.profile.facts import RowFacts
 from hindcast.profile.scan import Scanner
@@ -17,26 +18,38 @@ from hindcast.sources.base import Announced, Streamed
 from hindcast.threads import usable_threads
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     import pyarrow.parquet as pq
 
-    from hindcast.engines.repeats import Flags
+    from hindcast.engines.repeats import Bytes, Flags
     from hindcast.sources.base import LogObject
 
 
+@dataclass(frozen=True)
 class LocalEngine:
-    """Reads every object of a window in this process."""
+    """Reads every object of a window in this process.
+
+    Parameters
+    ----------
+    marks : mapping, optional
+        Name of an object -> a bit per row of it, set for those to leave out; then nobody looks for duplicates.
+    """
+
+    marks: Mapping[str, Bytes] | None = None
 
     def scan(self, plan: Plan) -> Scan:
         """Read the rows once."""
         faults: dict[str, str] = {}
         while True:
             try:
-                return _scan(plan, faults)
+                found = _scan(plan, faults, self.marks)
             except _Broken as broken:
                 # A file that breaks half way has already been counted: start over without it.
                 faults[broken.name] = broken.reason
+            else:
+                names = [item.name for item in plan.manifest.objects if item.name in faults]
+                return replace(found, faults={name: faults[name] for name in names})
 
 
 class _Broken(Exception):
@@ -58,13 +71,19 @@ def row_facts(plan: Plan) -> RowFacts:
     )
 
 
-def _scan(plan: Plan, faults: dict[str, str]) -> Scan:
+def _scan(plan: Plan, faults: dict[str, str], marks: Mapping[str, Bytes] | None = None) -> Scan:
     facts = row_facts(plan)
     scanner = Scanner(plan.bins, plan.expected, facts, slicing=plan.slicing, threads=usable_threads())
     known = {*plan.bins.numeric, *plan.bins.categorical}
     unknown: set[str] = set()
     objects = [item for item in plan.manifest.objects if item.name not in faults]
-    repeats = _repeats(plan, objects) if plan.drop_duplicates else Repeats()
+    repeats = Repeats()
+    if marks is not None:
+        repeats = Repeats(0, {k: marks[item.name] for k, item in enumerate(objects) if item.name in marks})
+    elif plan.drop_duplicates and isinstance(plan.source, Streamed):
+        objects, repeats = _chosen(plan.source, objects)
+    elif plan.drop_duplicates:
+        repeats = _repeats(plan, objects)
     _announce(plan, objects)
     with scanner.gathering():
         for number, item in enumerate(objects):
@@ -97,10 +116,23 @@ def _repeats(plan: Plan, objects: Sequence[LogObject]) -> Repeats:
     try:
         return find_repeats(plan, range(len(objects)), opened)
     except (OSError, pa.ArrowException, SourceUnreadable) as error:
-        raise _Broken(name, _why(name, error)) from error
+        raise _Broken(name, why(name, error)) from error
 
 
-def _why(name: str, error: Exception) -> str:
+def _chosen(source: Streamed, objects: Sequence[LogObject]) -> tuple[list[LogObject], Repeats]:
+    """The objects of a table with one row of each id, and how many are left out: the table's own queries do so."""
+    from hindcast.engines.bigquery_repeats import without_repeats
+    from hindcast.sources.bigquery import BigQueryTable, as_slice
+
+    if not isinstance(source, BigQueryTable):
+        message = "duplicates are dropped of files and of tables in BigQuery; say logs.duplicates: count"
+        raise UsageError(message)
+    found = [without_repeats(source, as_slice(item)) for item in objects]
+    return [item for item, _ in found], Repeats(sum(left_out for _, left_out in found))
+
+
+def why(name: str, error: Exception) -> str:
+    """What is said of an object that broke while it was read."""
     return str(error) if isinstance(error, SourceUnreadable) else f"{name}: cannot be read: {error}"
 
 
@@ -127,7 +159,7 @@ def _read(
         scanner.read(file, kept(file))
     except (OSError, pa.ArrowException, SourceUnreadable) as error:
         facts.discard()
-        raise _Broken(item.name, _why(item.name, error)) from error
+        raise _Broken(item.name, why(item.name, error)) from error
     except BaseException:
         facts.discard()
         raise

@@ -57,7 +57,9 @@ class Repeats:
         """Which rows of an object stay, (n,); None if all do."""
         if item not in self.marks:
             return None
-        stay: Flags = np.unpackbits(self.marks[item], count=file.metadata.num_rows) == 0
+        gone = np.unpackbits(self.marks[item])[: file.metadata.num_rows]
+        stay: Flags = np.ones(file.metadata.num_rows, np.bool_)  # there may be no bits for the last rows
+        stay[: gone.size] = gone == 0
         return stay
 
 
@@ -75,8 +77,8 @@ def find_repeats(plan: Plan, items: Sequence[int], opened: Open) -> Repeats:
     counter = DuplicateCounter()
     try:
         for item in items:
-            for block, _ in _blocks(opened(item), whole=False):
-                keys, judged, _ = _keys(plan, block)
+            for block, _ in blocks(opened(item), whole=False):
+                keys, judged, _ = keys_of(plan, block)
                 counter.add(keys[judged])
         found = Repeats(counter.count())
         for repeated in counter.repeated() if found.rows else ():
@@ -92,30 +94,40 @@ def _mark(found: Repeats, plan: Plan, items: Sequence[int], opened: Open, repeat
     for item in items:
         file = opened(item)
         flags = np.zeros(file.metadata.num_rows if file else 0, np.bool_)
-        for block, at in _blocks(file, whole=True):
-            keys, judged, moments = _keys(plan, block)
-            place = np.minimum(np.searchsorted(repeated, keys), repeated.size - 1)
-            rows = np.flatnonzero(judged & (repeated[place] == keys))
-            if rows.size:
-                flags[at + rows] = True
-                content = _content(block, flat_schema(file.schema_arrow).names if file else (), rows)
-                where = np.full(rows.size, item, np.int64)
-                stays = np.hstack([stays, np.stack([keys[rows], moments[rows], content, where, at + rows])])
-                stays = _first_of_each(stays) if stays.shape[1] > _MOST_ROWS else stays
+        names = flat_schema(file.schema_arrow).names if file else []
+        for block, at in blocks(file, whole=True):
+            found_here = copies(plan, block, names, repeated, item, at)
+            flags[found_here[4]] = True
+            stays = np.hstack([stays, found_here])
+            stays = first_of_each(stays) if stays.shape[1] > _MOST_ROWS else stays
         if flags.any():
             marks = np.packbits(flags)
             found.marks[item] = marks | found.marks[item] if item in found.marks else marks
-    for _, _, _, item, row in _first_of_each(stays).T.tolist():
+    for _, _, _, item, row in first_of_each(stays).T.tolist():
         found.marks[item][row >> 3] &= np.uint8(0xFF ^ (0x80 >> (row & 7)))
 
 
-def _first_of_each(rows: Integers) -> Integers:
+def copies(plan: Plan, block: Block, names: Sequence[str], repeated: Integers, item: int, at: int) -> Integers:
+    """What decides about the rows of a block that have one of some ids, ascending: (5, m).
+
+    Key, moment, hash of the content, number of the object, and of the row in it; `at` rows are before the block.
+    """
+    keys, judged, moments = keys_of(plan, block)
+    place = np.minimum(np.searchsorted(repeated, keys), repeated.size - 1)
+    rows = np.flatnonzero(judged & (repeated[place] == keys))
+    if not rows.size:
+        return np.empty((5, 0), np.int64)
+    content = content_of(block, names, rows)
+    return np.stack([keys[rows], moments[rows], content, np.full(rows.size, item, np.int64), at + rows])
+
+
+def first_of_each(rows: Integers) -> Integers:
     """Columns with the smallest of everything of each key."""
     ordered = rows[:, np.lexsort(rows[::-1])]
     return ordered[:, np.append(True, ordered[0, 1:] != ordered[0, :-1])] if ordered.size else ordered
 
 
-def _blocks(file: pq.ParquetFile | None, *, whole: bool) -> Iterator[tuple[Block, int]]:
+def blocks(file: pq.ParquetFile | None, *, whole: bool) -> Iterator[tuple[Block, int]]:
     """Row groups of an object, with how many rows are before each; only ids and moments unless `whole`."""
     if file is None:
         return
@@ -127,7 +139,7 @@ def _blocks(file: pq.ParquetFile | None, *, whole: bool) -> Iterator[tuple[Block
         at += block.rows
 
 
-def _keys(plan: Plan, block: Block) -> tuple[Integers, Flags, Integers]:
+def keys_of(plan: Plan, block: Block) -> tuple[Integers, Flags, Integers]:
     """Fingerprint of each row's id, (n,); which rows have an id and lie in the window; and their moments."""
     ids = _texts(block, _ID)
     if ids is None:
@@ -150,7 +162,7 @@ def _texts(block: Block, name: str, rows: Integers | None = None) -> pa.Array | 
     return as_text(_decoded(values if rows is None else values.take(positions(rows))))
 
 
-def _content(block: Block, names: Sequence[str], rows: Integers) -> Integers:
+def content_of(block: Block, names: Sequence[str], rows: Integers) -> Integers:
     """Hash of the values of some rows, (n,), as text under their names: the same in any order and encoding."""
     mixed = np.zeros(rows.size, np.uint64)
     for name in sorted({*names} - {_ID, _TIME}):

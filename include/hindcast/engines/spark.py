@@ -18,6 +18,7 @@ from operator import add
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from hindcast.connections import connection
+from hindcast.engines import spark_repeats
 from hindcast.engines import spark_tasks as tasks
 from hindcast.engines.local import LocalEngine
 from hindcast.engines.spark_session import failures, session, settings
@@ -87,7 +88,11 @@ class SparkEngine:
         while True:
             objects = tuple(item for item in plan.manifest.objects if item.name not in faults)
             kept = replace(plan, manifest=replace(plan.manifest, objects=objects))
-            found, broken = self._scan(kept) if objects else (LocalEngine().scan(kept), {})
+            try:
+                found, broken = self._scan(kept) if objects else (LocalEngine().scan(kept), {})
+            except spark_repeats.Unreadable as unreadable:
+                faults |= unreadable.faults
+                continue
             faults |= found.faults
             if not broken:
                 order = [item.name for item in plan.manifest.objects if item.name in faults]
@@ -105,17 +110,22 @@ class SparkEngine:
         folder.mkdir(parents=True)
         try:
             with failures(f"{plan.source.uri} {plan.start:%Y-%m-%dT%H}"):
+                marks, dropped = spark_repeats.find(spark, job) if plan.drop_duplicates else ({}, 0)
+                job = replace(job, marks=marks)
                 found, settled = _run(spark, job)
             broken = {
                 unit.objects[0].name: found.scan.faults[unit.objects[0].name]
                 for unit in units
                 if unit.groups is not None and unit.objects[0].name in found.scan.faults
             }
+            if plan.drop_duplicates:  # an object whose rows were looked at, and then could not be read
+                broken |= found.scan.faults
             if not broken:
                 _publish(job, settled)
         finally:
             shutil.rmtree(folder, ignore_errors=True)
-        return replace(found.scan, duplicates=sum(one.duplicates for one in settled.values())), broken
+        duplicates = dropped + sum(one.duplicates for one in settled.values())
+        return replace(found.scan, duplicates=duplicates, dropped=dropped), broken
 
     def evaluate(
         self,

@@ -11,7 +11,7 @@ import math
 import operator
 import pickle
 import tempfile
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -29,10 +29,11 @@ from hindcast.profile.sampling import DuplicateCounter
 from hindcast.profile.slices import Slices
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
     from datetime import datetime
 
     from hindcast.engines.base import Plan
+    from hindcast.engines.repeats import Bytes
     from hindcast.sources.base import LogObject, Manifest, Source
 
     Integers = np.ndarray[tuple[int, ...], np.dtype[np.int64]]
@@ -68,12 +69,15 @@ class Job:
         There are ``2**bits`` buckets.
     folder : Path
         Where their files go: the same place for every executor and for the driver.
+    marks : mapping
+        Name of an object -> a bit per row of it, set for those that are left out.
     """
 
     plan: Plan
     units: tuple[Unit, ...]
     bits: int
     folder: Path
+    marks: Mapping[str, Bytes] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -137,16 +141,37 @@ def _scan_unit(job: Job, number: int, sidecar: Path) -> Batches:
     unit, plan = job.units[number], job.plan
     source: Source = plan.source if unit.groups is None else Groups(plan.source, unit.groups)
     manifest = replace(plan.manifest, objects=unit.objects)
-    scan = LocalEngine().scan(replace(plan, source=source, manifest=manifest, sidecar=sidecar))
+    engine = LocalEngine(_marks_of(job, unit) if plan.drop_duplicates else None)
+    scan = engine.scan(replace(plan, source=source, manifest=manifest, sidecar=sidecar))
     group, origin = group_of(number, len(job.units)), number * _PIECES
     if not sidecar.exists():
-        yield _sent(group, origin, Found(scan, pa.schema([])).to_bytes())
+        yield sent_row(group, origin, Found(scan, pa.schema([])).to_bytes())
         return
     with pq.ParquetFile(sidecar) as facts:
-        yield _sent(group, origin, Found(scan, facts.schema_arrow).to_bytes())
+        yield sent_row(group, origin, Found(scan, facts.schema_arrow).to_bytes())
         blocks = facts.iter_batches(_BLOCK_ROWS, use_threads=False)
         for piece, (bucket, rows) in enumerate(dealt(blocks, job.bits)):
-            yield _sent(bucket, origin + piece, _to_bytes(rows))
+            yield sent_row(bucket, origin + piece, _to_bytes(rows))
+
+
+def _marks_of(job: Job, unit: Unit) -> dict[str, Bytes]:
+    """Bits of the rows of a unit that are to be left out, by object, counted from the unit's first row of it."""
+    marks = {item.name: job.marks[item.name] for item in unit.objects if item.name in job.marks}
+    if unit.groups is None:
+        return marks
+    return {
+        item.name: np.packbits(np.unpackbits(marks[item.name])[first_row(job.plan.source, item, unit.groups) :])
+        for item in unit.objects
+        if item.name in marks
+    }
+
+
+def first_row(source: Source, item: LogObject, groups: range | None) -> int:
+    """How many rows of an object lie before some of its row groups."""
+    if groups is None or not groups.start:
+        return 0
+    with source.open(item) as file:
+        return sum(file.metadata.row_group(number).num_rows for number in range(groups.start))
 
 
 class Groups:
@@ -244,11 +269,11 @@ def settle(job: Job, sent: pa.Table) -> pa.Table:
     bucket, payloads = sent.column("bucket")[0].as_py(), (payload.as_py() for payload in sent.column("payload"))
     if bucket >= 0:
         settled = _settle_rows(job.folder / file_name(bucket, job.bits), payloads)
-        return pa.Table.from_batches([_sent(bucket, bucket, pickle.dumps(settled))])
+        return pa.Table.from_batches([sent_row(bucket, bucket, pickle.dumps(settled))])
     total, *others = (Found.from_bytes(payload, job.plan) for payload in payloads)
     for other in others:
         total += other
-    return pa.Table.from_batches([_sent(bucket, bucket, total.to_bytes())])
+    return pa.Table.from_batches([sent_row(bucket, bucket, total.to_bytes())])
 
 
 def _settle_rows(path: Path, payloads: Iterable[bytes]) -> Settled:
@@ -278,7 +303,7 @@ def conform(job: Job, schema: pa.Schema, batches: Batches) -> Batches:
                 for rows in facts.iter_batches(use_threads=False):
                     sidecar.add(rows)
             sidecar.close()
-            yield _sent(bucket, bucket, b"")
+            yield sent_row(bucket, bucket, b"")
 
 
 def file_name(bucket: int, bits: int) -> str:
@@ -340,10 +365,10 @@ def deal_labels(join: Join, batches: Batches) -> Batches:
             blocks = table.to_batches(max_chunksize=_BLOCK_ROWS) or [_no_rows(table.schema)]
             for piece, (bucket, rows) in enumerate(dealt(blocks, join.bits)):
                 if bucket in join.files:
-                    yield _sent(bucket, number * _PIECES + piece, _to_bytes(rows))
+                    yield sent_row(bucket, number * _PIECES + piece, _to_bytes(rows))
             # of what type labels are is known also where there are none
             for bucket in join.files:
-                yield _sent(bucket, number * _PIECES + _PIECES - 1, _to_bytes(_no_rows(table.schema)))
+                yield sent_row(bucket, number * _PIECES + _PIECES - 1, _to_bytes(_no_rows(table.schema)))
 
 
 def judge_bucket(join: Join, sent: pa.Table) -> pa.Table:
@@ -360,21 +385,22 @@ def judge_bucket(join: Join, sent: pa.Table) -> pa.Table:
         facts = file.read(use_threads=False)
     labelled = pa.Table.from_arrays(columns, schema=schema) if join.objects else None
     part = join.judge(facts, labelled)
-    return pa.Table.from_batches([_sent(bucket, bucket, pickle.dumps(part))])
+    return pa.Table.from_batches([sent_row(bucket, bucket, pickle.dumps(part))])
 
 
 def add_parts(batches: Batches) -> Batches:
     """Add up what buckets gave, in any order: one `SENT` row, or none."""
     parts = [pickle.loads(part.as_py()) for batch in batches for part in batch.column("payload")]  # noqa: S301 - ours
     if parts:
-        yield _sent(0, 0, pickle.dumps(functools.reduce(operator.add, parts)))
+        yield sent_row(0, 0, pickle.dumps(functools.reduce(operator.add, parts)))
 
 
 def _no_rows(schema: pa.Schema) -> pa.RecordBatch:
     return pa.RecordBatch.from_arrays([pa.nulls(0, kind) for kind in schema.types], schema=schema)
 
 
-def _sent(bucket: int, origin: int, payload: bytes) -> pa.RecordBatch:
+def sent_row(bucket: int, origin: int, payload: bytes) -> pa.RecordBatch:
+    """One row of `SENT`."""
     return pa.RecordBatch.from_pylist([{"bucket": bucket, "origin": origin, "payload": payload}], _SENT)
 
 

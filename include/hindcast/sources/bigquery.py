@@ -8,7 +8,7 @@ Source: https://cloud.google.com/bigquery/docs/reference/storage
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -50,10 +50,14 @@ _MODERN = {"INTEGER": "INT64", "FLOAT": "FLOAT64", "BOOLEAN": "BOOL", "RECORD": 
 
 @dataclass(frozen=True, order=True)
 class TableSlice(LogObject):
-    """The rows of ``[start, end)`` of a table; the etag is the snapshot, in microseconds since 1970."""
+    """The rows of ``[start, end)`` of a table; the etag is the snapshot, in microseconds since 1970.
+
+    Where `stays` is given, one row of each id is left: the first by `PLACE`, but for the ids named there with another.
+    """
 
     start: datetime
     end: datetime
+    stays: tuple[tuple[str, int], ...] | None = field(default=None, compare=False, kw_only=True)
 
     @property
     def snapshot(self) -> datetime:
@@ -141,10 +145,14 @@ class BigQueryTable(Service):
             It is estimated to scan more bytes than allowed.
         SourceMissing, SourceUnreadable, SourceBusy
         """
+        part = as_slice(item)
+        if part.stays is not None:
+            yield from self._chosen(part, columns)
+            return
         with self.translated():
             session = self.reader.create_read_session(
                 parent=f"projects/{self.billed_to}",
-                read_session=read_session(self, as_slice(item), columns),
+                read_session=read_session(self, part, columns),
                 max_stream_count=1,
             )
             self.refuse_above(session.estimated_total_bytes_scanned, "a read session would scan")
@@ -162,18 +170,26 @@ class BigQueryTable(Service):
         ------
         SourceMissing, SourceUnreadable, SourceBusy
         """
-        from google.cloud.bigquery import ScalarQueryParameter
-
-        part = as_slice(item)
-        sql = (
-            f"SELECT COUNT(*) AS found FROM `{self.name}` FOR SYSTEM_TIME AS OF @snapshot "
-            f"WHERE `{self.times}` >= @start AND `{self.times}` < @end"
-        )
-        snapshot = ScalarQueryParameter("snapshot", "TIMESTAMP", part.snapshot)
-        job = self.query(sql, [*bounds(part.start, part.end), snapshot])
+        sql = f"SELECT COUNT(*) AS found {rows_of(self.name, self.times)}"
+        job = self.query(sql, self.parameters(as_slice(item)))
         with self.translated():
             (row,) = job.result(retry=self.retry)
         return int(row["found"])
+
+    def parameters(self, item: TableSlice) -> list[Any]:
+        """Values of the clause that `rows_of` gives for a slice."""
+        from google.cloud.bigquery import ArrayQueryParameter, ScalarQueryParameter
+
+        snapshot = ScalarQueryParameter("snapshot", "TIMESTAMP", item.snapshot)
+        named = [ArrayQueryParameter(name, "STRING", texts) for name, texts in named_of(item.stays).items()]
+        return [*bounds(item.start, item.end), snapshot, *named]
+
+    def _chosen(self, item: TableSlice, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
+        """Some columns of the rows that a query chooses; a read session could not."""
+        names = ", ".join(map(quoted, columns))
+        job = self.query(f"SELECT {names} {rows_of(self.name, self.times, item.stays)}", self.parameters(item))
+        with self.translated():
+            yield from job.result(retry=self.retry).to_arrow_iterable(bqstorage_client=self.reader)
 
     @cached_property
     def types(self) -> dict[str, str]:
@@ -209,6 +225,38 @@ class BigQueryTable(Service):
         if self.types.get(self.times) != "TIMESTAMP":
             message = f"{self.uri}: has no column {self.times} of type TIMESTAMP, which says whose hour a row is"
             raise SourceUnreadable(message)
+
+
+# The table in the queries of a window, and the place of a row among those of its id: by its time, then by its JSON.
+ROW = "hindcast_row"
+PLACE = f"ROW_NUMBER() OVER (PARTITION BY `prediction_id` ORDER BY `timestamp`, TO_JSON_STRING({ROW}))"
+
+
+def rows_of(table: str, times: str, stays: Sequence[tuple[str, int]] | None = None) -> str:
+    """The clause that names the rows of a slice, which further conditions may follow.
+
+    Parameters
+    ----------
+    table, times : str
+        Full name of the table, and its column of moments.
+    stays : sequence of (id, place), optional
+        As of `TableSlice`.
+    """
+    here = f"FROM `{table}` AS {ROW} FOR SYSTEM_TIME AS OF @snapshot\nWHERE `{times}` >= @start AND `{times}` < @end"
+    if stays is None:
+        return here
+    id_ = "CAST(`prediction_id` AS STRING)"
+    first = f"{PLACE} = 1"
+    if stays:
+        first = f"IF({id_} IN UNNEST(@moved), CONCAT(CAST({PLACE} AS STRING), ':', {id_}) IN UNNEST(@stays), {first})"
+    return f"FROM (SELECT {ROW}.* {here}\nQUALIFY `prediction_id` IS NULL OR {first})\nWHERE TRUE"
+
+
+def named_of(stays: Sequence[tuple[str, int]] | None) -> dict[str, list[str]]:
+    """Parameters of `rows_of` beside the window."""
+    if not stays:
+        return {}
+    return {"moved": [id_ for id_, _ in stays], "stays": [f"{place}:{id_}" for id_, place in stays]}
 
 
 def bounds(start: datetime, end: datetime) -> list[Any]:
