@@ -9,7 +9,10 @@ RUN apt-get update \
 
 WORKDIR /opt/hindcast
 COPY requirements.txt requirements-compose.txt ./
-RUN pip install --no-cache-dir -r requirements.txt -r requirements-compose.txt
+# The import fails the build where the provider and Celery do not fit, which would else be seen when the stack starts.
+RUN pip install --no-cache-dir -r requirements.txt -r requirements-compose.txt \
+    && AIRFLOW_HOME=/tmp/airflow python -c "import airflow.providers.celery.executors.celery_executor" \
+    && rm -rf /tmp/airflow
 
 COPY pyproject.toml README.md ./
 COPY include/hindcast include/hindcast
