@@ -347,7 +347,7 @@ def test_spark_finds_what_the_local_engine_finds(name: str, tmp_path: Path, spar
     same_as_local(CASES[name](), tmp_path, lambda _, plan: spark.scan(plan))
 
 
-@pytest.mark.parametrize("name", ["logged_twice", "without_ids", "unreadable", "flat_layout"])
+@pytest.mark.parametrize("name", ["logged_twice", "unreadable", "flat_layout"])
 def test_spark_drops_the_rows_that_the_local_engine_drops(name: str, tmp_path: Path, spark: SparkEngine) -> None:
     found = same_as_local(CASES[name](), tmp_path, lambda _, plan: spark.scan(plan), drop=True)
     assert found.dropped == found.duplicates

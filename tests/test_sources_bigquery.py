@@ -3,6 +3,7 @@
 import json
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -85,6 +86,29 @@ def test_a_window_is_its_rows_by_timestamp_half_open(emulator: Emulator, connect
     assert ids(source, item) == ["id-0"]
     (item,) = source.manifest(START + 5 * HOUR, START + 6 * HOUR).objects
     assert ids(source, item) == []
+
+
+def test_a_table_that_insists_on_its_partitions_is_read_and_counted(
+    emulator: Emulator, connect: Callable[..., str]
+) -> None:
+    """Partitioned by the hour of the timestamp; a query without a filter on it is refused."""
+    from google.api_core.exceptions import BadRequest
+
+    plain = emulator.load("plain", rows([timedelta(minutes=m) for m in (-5, 0, 30, 59, 60)]))[5:]
+    name, client = plain.replace(".plain", ".hourly"), emulator.client()
+    client.query(
+        f"CREATE OR REPLACE TABLE `{name}` PARTITION BY TIMESTAMP_TRUNC(timestamp, HOUR) "
+        f"OPTIONS (require_partition_filter = TRUE) AS SELECT * FROM `{plain}`"
+    ).result()
+    with pytest.raises(BadRequest, match="partition"):
+        client.query(f"SELECT COUNT(*) FROM `{name}`").result()
+    source = opened(f"bq://{name}", connect(emulator))
+    (item,) = source.manifest(START, START + HOUR).objects
+    assert ids(source, item) == ["id-1", "id-2", "id-3"]
+    assert source.count(item) == 3
+    assert isinstance(item, TableSlice)
+    chosen = replace(item, stays=())
+    assert ids(source, chosen) == ["id-1", "id-2", "id-3"]
 
 
 def test_the_manifest_is_the_table_and_the_moment_it_was_pinned(
@@ -285,6 +309,20 @@ def test_a_key_that_cannot_be_read_is_refused_without_repeating_it(
     with pytest.raises(UsageError, match="connection 'bq': holds no readable key") as caught:
         _ = opened("bq://acme.logs.t", "bq").client
     assert "secret" not in str(caught.value)
+
+
+def test_a_connection_without_a_key_means_the_credentials_of_the_environment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Application default credentials: on Google's machines those of the machine, elsewhere of a file."""
+    pytest.importorskip("google.cloud.bigquery")
+    content = key(tmp_path)
+    monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(tmp_path / "key.json"))
+    extra = {"project": "payer"}
+    monkeypatch.setenv("AIRFLOW_CONN_BQ", json.dumps({"conn_type": "google_cloud_platform", "extra": extra}))
+    source = opened("bq://acme.logs.t", "bq")
+    assert source.client.project == "payer"
+    assert source.client._credentials.service_account_email == content["client_email"]
 
 
 def test_without_any_credentials_that_is_said(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
