@@ -18,7 +18,8 @@ import pyarrow as pa
 
 from hindcast.engines.local import why
 from hindcast.engines.repeats import blocks, copies, first_of_each, keys_of
-from hindcast.engines.spark_tasks import SENT, Groups, first_row, sent_row
+from hindcast.engines.row_groups import Groups, first_row
+from hindcast.engines.spark_tasks import SENT, sent_row
 from hindcast.errors import SourceUnreadable
 from hindcast.profile.columns import flat_schema
 from hindcast.sources.base import Announced
