@@ -175,6 +175,7 @@ def test_the_command_says_who_is_on_call() -> None:
     [
         ({"people": {"ada": {}}}, "rotations.ops-ml: 'ben' is none of people"),
         ({"email": None}, "email: is needed"),
+        ({"default": {"webhook_token": True}}, "webhook_token is of a webhook, and there is none"),
         ({"channels": {"nobody": {}}}, "channels: 'nobody' is no rotation"),
         ({"until": "soon"}, "until: "),
     ],

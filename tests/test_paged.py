@@ -72,7 +72,7 @@ def rota(folder: Path, url: str) -> Path:
         "until": f"{yesterday + timedelta(days=21):%Y-%m-%d}",
         "rotations": {"ops-ml": {"owners": ["ops-ml", "hindcast"], "timezone": "Europe/Berlin", "handover": "09:00",
                                  "from": f"{yesterday - timedelta(days=1):%Y-%m-%d}", "people": ["ada", "ben"]}},
-        "people": {"ada": {"webhook": f"{url}/ada"}, "ben": {"webhook": f"{url}/ben"}},
+        "people": {"ada": {"webhook": f"{url}/ada", "webhook_token": True}, "ben": {"webhook": f"{url}/ben"}},
         "channels": {"ops-ml": {"webhook": f"{url}/channel"}},
         "default": {"webhook": f"{url}/default"},
         "heartbeat": {"webhook": f"{url}/heartbeat"},
@@ -110,7 +110,10 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     with Webhook() as webhook, Pushgateway(folder / "gateway") as gateway:
         rotation = str(rota(folder, webhook.url))
         routes, rules = folder / "alertmanager.yml", folder / "prometheus" / "rules"
-        written("oncall", "--rota", rotation, "--alertmanager", "-o", str(routes))
+        (folder / "secrets").mkdir()
+        (folder / "secrets" / "webhook_ada").write_text("of-ada")
+        secrets = ["--secrets", str(folder / "secrets")]
+        written("oncall", "--rota", rotation, "--alertmanager", *secrets, "-o", str(routes))
         replaced(routes, ("group_wait: 30s", "group_wait: 1s"), ("group_interval: 5m", "group_interval: 1s"))
         written(
             "metrics", "rules", "--rota", rotation, "--config", str(folder / "models"), "-o", f"{rules}/models.yaml"
@@ -167,6 +170,8 @@ def test_an_outage_pages_once_whoever_is_on_call_and_resolves(world: World) -> N
     world.push()
     until(lambda: world.webhook.notices("/ada"), "the page")
     (page,) = world.webhook.notices("/ada")
+    signed = {path: headers.get("Authorization") for path, headers, _ in world.webhook.received}
+    assert (signed["/ada"], signed["/channel"]) == ("Bearer of-ada", None)
     assert (page["status"], page["groupLabels"]["model_name"]) == ("firing", MODEL)
     (alert,) = page["alerts"]
     assert alert["labels"]["severity"] == "critical"

@@ -31,12 +31,20 @@ class _Section(BaseModel):
 
 
 class Reach(_Section):
-    """How somebody, or a channel, is reached."""
+    """How somebody, or a channel, is reached; with `webhook_token`, a bearer token stands in a file of the secrets."""
 
     email: str | None = None
     slack: str | None = None
     pagerduty: bool = False
     webhook: str | None = None
+    webhook_token: bool = False
+
+    @model_validator(mode="after")
+    def _complete(self) -> Reach:
+        if self.webhook_token and not self.webhook:
+            message = "webhook_token is of a webhook, and there is none"
+            raise ValueError(message)
+        return self
 
 
 class Override(_Section):
@@ -283,10 +291,13 @@ _TEXT = f"{{{{ range .Alerts }}}}{_LINES}{_REPORT}\n{{{{ end }}}}"
 
 def _receiver(name: str, reach: Reach, secrets: str) -> dict[str, Any]:
     found: dict[str, Any] = {"name": name}
+    whose = name.partition("-")[2] or name
     if reach.webhook:
-        found["webhook_configs"] = [{"url": reach.webhook, "send_resolved": True}]
+        signed = {"http_config": {"authorization": {"credentials_file": f"{secrets}/webhook_{whose}"}}}
+        hook = {"url": reach.webhook, "send_resolved": True, **(signed if reach.webhook_token else {})}
+        found["webhook_configs"] = [hook]
     if reach.pagerduty:
-        key = f"{secrets}/pagerduty_{name.partition('-')[2] or name}"
+        key = f"{secrets}/pagerduty_{whose}"
         link = {"href": "{{ (index .Alerts 0).Annotations.runbook_url }}", "text": "runbook"}
         found["pagerduty_configs"] = [{"routing_key_file": key, "description": _TITLE, "links": [link]}]
     if reach.slack:
