@@ -129,8 +129,9 @@ def _ids(server: S3Server, bucket: str) -> Counter[str]:
     return found
 
 
-def work(config: str, results: str, hours: list[int], tried: Any) -> None:
+def work(config: str, results: str, hours: list[int], tried: Any, environment: dict[str, str]) -> None:
     """A worker: every check of some hours, each tried again while its error may pass, as Airflow does."""
+    os.environ.update(environment)  # it is forked from a server that may have begun before they were set
     for hour in hours:
         for check in CHECKS:
             for attempt in range(TRIES):
@@ -158,7 +159,8 @@ def _storm(
         due = kills * (number + 1) // len(blocks) - found.kills
 
         def start(hours: list[int] = hours) -> Any:
-            process = CONTEXT.Process(target=work, args=(config, results, hours, tried))
+            given = {name: os.environ[name] for name in ("AIRFLOW_CONN_LAKE", "HINDCAST_ARTIFACTS")}
+            process = CONTEXT.Process(target=work, args=(config, results, hours, tried, given))
             process.start()
             return process
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING
 
 import pytest
@@ -17,11 +16,7 @@ if TYPE_CHECKING:
 
 
 @pytest.mark.timeout(900)
-def test_nothing_is_lost_and_nothing_counted_twice(
-    s3: S3Server, postgres: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for name in ("AIRFLOW_CONN_LAKE", "HINDCAST_ARTIFACTS"):
-        monkeypatch.setenv(name, os.environ.get(name, ""))  # put back afterwards
+def test_nothing_is_lost_and_nothing_counted_twice(s3: S3Server, postgres: Cluster, tmp_path: Path) -> None:
     with fault_proxy.before(s3.port) as proxy:
         found = soak(tmp_path / "w", s3, proxy, postgres.database(), windows=8, kills=3, seed=4)
     assert found.wrong == []
