@@ -6,15 +6,17 @@ have been pushed, for `promtool tsdb create-blocks-from openmetrics`.
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import defaultdict
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from hindcast import push
 from hindcast.checks import CHECKS, Run
 from hindcast.checks.run import Result, settle
+from hindcast.checks.triage import by_severity
 from hindcast.errors import UsageError
 from hindcast.gateway import JOB
+from hindcast.quality import success_ratio
 from hindcast.results import tables
 from hindcast.window import HOUR, Window, text
 
@@ -124,8 +126,7 @@ def result_of(run: Run, checked: dict[str, Any]) -> Result:
         rows = run.store.rows(getattr(tables, check), **run.key)
         writes = [(check, run.key, rows)]
         if check == "quality":
-            judged = [r["status"] == "ok" for r in rows if r["expectation"] and r["status"] != "insufficient_data"]
-            facts["success_ratio"] = sum(judged) / len(judged) if judged else None
+            facts["success_ratio"] = success_ratio(rows)
         if check == "drift":
             found = run.store.rows(tables.findings, **run.key, check="drift")
             facts["drifted"] = sorted({row["subject"] for row in found if not row["planned"]})
@@ -134,7 +135,7 @@ def result_of(run: Run, checked: dict[str, Any]) -> Result:
 
 def _triage(run: Run) -> tuple[dict[str, Any], list[Any]]:
     """Alerts and incidents that were open when the window ended."""
-    name, counted = run.model.model, Counter[str]()
+    name = run.model.model
 
     def opened(table: Any, **key: str) -> Rows:
         late = (table.c.resolved_at.is_(None)) | (table.c.resolved_at > run.window.end)
@@ -142,6 +143,4 @@ def _triage(run: Run) -> tuple[dict[str, Any], list[Any]]:
 
     firing = [{**row, "state": "firing"} for row in opened(tables.alerts, model_name=name)]
     incidents = [{**row, "state": "open"} for row in opened(tables.incidents, affected_model=name)]
-    for alert in firing:
-        counted[f"{alert['kind']}/{alert['severity']}"] += 1
-    return {"by_severity": dict(counted)}, [("alerts", {}, firing), ("incidents", {}, incidents)]
+    return {"by_severity": by_severity(firing)}, [("alerts", {}, firing), ("incidents", {}, incidents)]

@@ -276,10 +276,20 @@ def assess(
     outcomes = datadocs.validate(judged, row)
     rows = [_judge(rule, row, features, profile, outcomes.get(rule.column)) for rule in expected]
     rows += [_new_column(name) for name in _unknown(facts, features)] if facts.rows else []
-    counted = [r for r in rows if r["expectation"] and r["status"] != "insufficient_data"]
     page = datadocs.page(model.model, facts.window, rows, outcomes) if docs else None
-    met = sum(r["status"] == "ok" for r in counted)
-    return Assessment(rows, page, met / len(counted) if counted else None)
+    return Assessment(rows, page, success_ratio(rows))
+
+
+def success_ratio(rows: Sequence[Row]) -> float | None:
+    """Share of the expectations that were met, of those that could be judged; None when none could.
+
+    Examples
+    --------
+    >>> success_ratio([{"expectation": "e", "status": "ok"}, {"expectation": "e", "status": "failed"}])
+    0.5
+    """
+    judged = [row["status"] == "ok" for row in rows if row["expectation"] and row["status"] != "insufficient_data"]
+    return sum(judged) / len(judged) if judged else None
 
 
 def _unknown(facts: WindowFacts, features: Mapping[str, Feature]) -> list[str]:

@@ -128,8 +128,7 @@ def _checked_at(store: Store, model: ModelFile, moment: datetime) -> Window:
     table = tables.windows.c
     due = moment - timedelta(minutes=model.schedule.settle_minutes)
     query = select(func.max(table.window_start)).where(table.model_name == model.model, table.window_end <= due)
-    with store.engine.connect() as connection:
-        found = connection.execute(query).scalar()
+    found = store.value(query)
     if found is None:
         message = f"no hour of {model.model} had been checked at {text(moment)}"
         raise UsageError(message)

@@ -40,7 +40,7 @@ def check(run: Run) -> Result:
     facts: dict[str, Any] = {
         "firing": len(firing),
         "opened": sorted(f"{a['kind']} {a['subject']}" for a in opened),
-        "by_severity": _counted(firing),
+        "by_severity": by_severity(firing),
     }
     if new:
         facts["accepted"] = sorted(f"{row['kind']} {row['subject']}" for row in new)
@@ -126,7 +126,8 @@ def _is_settled(alert: Row, horizon: datetime) -> bool:
     return alert["resolved_at"] is not None and alert["resolved_at"] + alerts.SETTLED_AFTER <= horizon
 
 
-def _counted(firing: Sequence[Row]) -> dict[str, int]:
+def by_severity(firing: Sequence[Row]) -> dict[str, int]:
+    """Kind and severity, as ``kind/severity`` -> how many alerts are of them."""
     counted: dict[str, int] = {}
     for alert in firing:
         key = f"{alert['kind']}/{alert['severity']}"

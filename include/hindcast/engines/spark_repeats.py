@@ -25,7 +25,7 @@ from hindcast.profile.columns import flat_schema
 from hindcast.sources.base import Announced
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
     from pyspark.sql import Row, SparkSession
 
@@ -77,12 +77,17 @@ def find(spark: SparkSession, job: Job) -> tuple[dict[str, Bytes], int]:
 
 
 def _refuse_faults(sent: Iterable[Row]) -> None:
-    faults: dict[str, str] = {}
-    for row in sent:
-        if row.bucket == _FAULTS:
-            faults |= pickle.loads(row.payload)  # noqa: S301 - from our own task
+    faults = _merged(row.payload for row in sent if row.bucket == _FAULTS)
     if faults:
         raise Unreadable(faults)
+
+
+def _merged(payloads: Iterable[bytes]) -> dict[str, str]:
+    """Name of an object -> why it cannot be read."""
+    faults: dict[str, str] = {}
+    for payload in payloads:
+        faults |= pickle.loads(payload)  # noqa: S301 - from our own task
+    return faults
 
 
 def _marks(job: Job, rows: Integers) -> tuple[dict[str, Bytes], int]:
@@ -103,15 +108,24 @@ def _marks(job: Job, rows: Integers) -> tuple[dict[str, Bytes], int]:
 
 def send_ids(job: Job, batches: Batches) -> Batches:
     """Fingerprints of the ids of the units whose numbers Spark gives, by bucket; and why an object has none."""
+
+    def read(source: Source, item: LogObject, number: int) -> Batches:
+        for block, _ in blocks(source.open(item), whole=False):
+            keys, judged, _ = keys_of(job.plan, block)
+            yield from _dealt(keys[judged], job.bits, number)
+
+    return _of_objects(job, batches, read)
+
+
+def _of_objects(job: Job, batches: Batches, read: Callable[[Source, LogObject, int], Batches]) -> Batches:
+    """What is read of every object of the units whose numbers Spark gives; of one that breaks, why it does."""
     for batch in batches:
         for number in batch.column(0).to_pylist():
             unit = job.units[number]
             source = _source(job, unit)
             for item in unit.objects:
                 try:
-                    for block, _ in blocks(source.open(item), whole=False):
-                        keys, judged, _ = keys_of(job.plan, block)
-                        yield from _dealt(keys[judged], job.bits, number)
+                    yield from read(source, item, number)
                 except (OSError, pa.ArrowException, SourceUnreadable) as error:
                     yield _fault(item, number, error)
 
@@ -130,10 +144,7 @@ def repeated_ids(sent: pa.Table) -> pa.Table:
     """Those of a bucket that stand twice; or all faults, as one `SENT` row."""
     bucket, payloads = sent.column("bucket")[0].as_py(), sent.column("payload").to_pylist()
     if bucket == _FAULTS:
-        faults: dict[str, str] = {}
-        for payload in payloads:
-            faults |= pickle.loads(payload)  # noqa: S301 - from our own task
-        return pa.Table.from_batches([sent_row(bucket, 0, pickle.dumps(faults))])
+        return pa.Table.from_batches([sent_row(bucket, 0, pickle.dumps(_merged(payloads)))])
     keys = np.sort(np.concatenate([_integers(payload) for payload in payloads]))
     repeated = np.unique(keys[1:][keys[1:] == keys[:-1]])
     return pa.Table.from_batches([sent_row(bucket, 0, repeated.tobytes())])
@@ -142,20 +153,16 @@ def repeated_ids(sent: pa.Table) -> pa.Table:
 def send_copies(job: Job, repeated: Integers, batches: Batches) -> Batches:
     """What decides about the rows with one of some ids, ascending, of the units whose numbers Spark gives."""
     numbers = {item.name: k for k, item in enumerate(job.plan.manifest.objects)}
-    for batch in batches:
-        for number in batch.column(0).to_pylist():
-            unit = job.units[number]
-            source = _source(job, unit)
-            for item in unit.objects:
-                try:
-                    file, first = source.open(item), first_row(job.plan.source, item, unit.groups)
-                    names = flat_schema(file.schema_arrow).names
-                    for block, at in blocks(file, whole=True):
-                        rows = copies(job.plan, block, names, repeated, numbers[item.name], first + at)
-                        if rows.size:
-                            yield sent_row(_ROWS, number, rows.tobytes())
-                except (OSError, pa.ArrowException, SourceUnreadable) as error:
-                    yield _fault(item, number, error)
+
+    def read(source: Source, item: LogObject, number: int) -> Batches:
+        file, first = source.open(item), first_row(job.plan.source, item, job.units[number].groups)
+        names = flat_schema(file.schema_arrow).names
+        for block, at in blocks(file, whole=True):
+            rows = copies(job.plan, block, names, repeated, numbers[item.name], first + at)
+            if rows.size:
+                yield sent_row(_ROWS, number, rows.tobytes())
+
+    return _of_objects(job, batches, read)
 
 
 def _source(job: Job, unit: Unit) -> Source:

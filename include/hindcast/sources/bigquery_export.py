@@ -47,26 +47,16 @@ def exported(
     content = json.dumps([table.name, list(columns), state])
     path = folder / f"table-{hashlib.sha256(content.encode()).hexdigest()[:16]}.parquet"
     if not path.exists():
-        export(table, columns, path, between)
+        _export(table, columns, path, between)
         for other in folder.glob("table-*.parquet"):
             if other != path:
                 other.unlink(missing_ok=True)
     return path
 
 
-def export(
-    table: BigQueryTable, columns: Sequence[str], path: Path, between: tuple[datetime, datetime] | None = None
+def _export(
+    table: BigQueryTable, columns: Sequence[str], path: Path, between: tuple[datetime, datetime] | None
 ) -> None:
-    """Write some columns of a table, or of its rows of ``[start, end)``, to a file, by one query.
-
-    Raises
-    ------
-    UsageError
-        The query would bill more than allowed.
-    SourceMissing
-        There are no rows, or no table.
-    SourceUnreadable, SourceBusy
-    """
     sql = statement(table, columns, ranged=between is not None)
     job = table.query(sql, bounds(*between) if between else [])
     with table.translated():
