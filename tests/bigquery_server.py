@@ -59,6 +59,12 @@ class Emulator:
         }
         return {"conn_type": "google_cloud_platform", "extra": extra}
 
+    def results(self, dataset: str) -> str:
+        """A Connection to a new dataset for results, as `AIRFLOW_CONN_…` holds it."""
+        self.client().create_dataset(dataset)
+        extra = {**self.connection["extra"], "dataset": dataset}
+        return json.dumps({**self.connection, "extra": extra})
+
     def client(self) -> Any:
         from google.auth.credentials import AnonymousCredentials
         from google.cloud import bigquery
@@ -155,10 +161,13 @@ def between(found: Emulator, change: Callable[[str, Any], tuple[int, Any]]) -> I
             connection.request(self.command, self.path, body, kept)
             answer = connection.getresponse()
             status, content = change(self.path, json.loads(answer.read() or b"null"))
+            upload = answer.getheader("Location")  # where a load job's file goes
             connection.close()
             sent = json.dumps(content).encode()
             self.send_response(status if content is not None and status != 200 else answer.status)
             self.send_header("Content-Type", "application/json")
+            if upload:
+                self.send_header("Location", upload)
             self.send_header("Content-Length", str(len(sent)))
             self.end_headers()
             self.wfile.write(sent)

@@ -17,10 +17,11 @@ if TYPE_CHECKING:
 # in docstrings, fill the gaps at the end; `make test` keeps this order (``--no-loadscope-reorder``).
 LONG = (
     "test_hour", "test_engine_bigquery", "test_acceptance", "test_whatif", "test_benchmarks", "test_engines",
-    "test_scheduler", "test_quiet", "test_races", "test_paged", "test_fuzz", "test_schemas", "test_push", "test_soak",
-    "test_multivariate", "test_policy", "test_late", "test_schema", "test_sdk_durability", "test_source_contract",
-    "test_cli", "test_cross_source", "test_report", "test_demo_flights", "test_drift_statistics", "test_repeats",
-    "test_sources_s3", "test_sdk_stores", "test_sources_bigquery", "test_dags", "test_docs", "test_replay",
+    "test_results_bigquery", "test_results", "test_scheduler", "test_quiet", "test_races", "test_paged",
+    "test_fuzz", "test_schemas", "test_push", "test_soak", "test_multivariate", "test_policy", "test_late",
+    "test_schema", "test_sdk_durability", "test_source_contract", "test_cli", "test_cross_source", "test_report",
+    "test_demo_flights", "test_drift_statistics", "test_repeats", "test_sources_s3", "test_sdk_stores",
+    "test_sources_bigquery", "test_dags", "test_docs", "test_replay",
 )  # fmt: skip
 
 

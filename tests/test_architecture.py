@@ -38,6 +38,7 @@ FLOORS: dict[str, float] = {
     "sources.folder": 3.1, "sources.bigquery_service": 3.05, "sources.bigquery": 3.1, "sources.s3": 3.15,
     "sources.bigquery_export": 3.15, "sources.files": 3.2, "sources": 3.3,
     "results.types": 3, "results.tables": 3.1, "results.schema": 3.2, "results.database": 3.2, "results.audit": 3.3,
+    "results.bigquery_dialect": 3, "results.gathered": 3.1, "results.bigquery": 3.15, "results.bigquery_tables": 3.3,
     "results.sql": 3.4,
     # 3: how monitoring is reached, and what it is told
     "gateway": 3.1, "oncall": 3, "prometheus": 3,

@@ -20,9 +20,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
 from click.testing import CliRunner, Result
-from sqlalchemy import LargeBinary, create_engine, select
+from sqlalchemy import LargeBinary, select
 
 from hindcast.results import tables
+from hindcast.results.database import open_engine
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -246,7 +247,7 @@ def copied(world: World, folder: Path) -> World:
 
 def snapshot(results: str, *, ignore: Iterable[str] = ("audit",)) -> dict[str, list[dict[str, Any]]]:
     """Every table but `ignore`, every column but the volatile ones, in a fixed order; blobs by their digest."""
-    engine = create_engine(results)
+    engine = open_engine(results)
     found: dict[str, list[dict[str, Any]]] = {}
     with engine.connect() as connection:
         for name, table in tables.METADATA.tables.items():

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from sqlalchemy import Connection
+    from sqlalchemy import ColumnElement, Connection, Table
 
     from hindcast.config import ModelFile
     from hindcast.results.sql import Row, Store
@@ -200,7 +200,7 @@ def retention(
         _delete_files([path for paths in files.values() for path in paths])
 
     def work(connection: Connection) -> dict[str, int]:
-        gone = counts | {t.name: connection.execute(delete(t).where(o)).rowcount for t, o in old.items()}
+        gone = counts | {table.name: _deleted(connection, table, which) for table, which in old.items()}
         gone |= _delete_references(store, model, connection, files=not dry_run)
         if dry_run:
             connection.rollback()
@@ -225,8 +225,13 @@ def _delete_references(store: Store, model: ModelFile, connection: Connection, *
     counts = {}
     for each in (tables.reference_slices, table):
         old = (each.c.model_name == model.model) & each.c.reference_digest.in_(gone)
-        counts[each.name] = connection.execute(delete(each).where(old)).rowcount if gone else 0
+        counts[each.name] = _deleted(connection, each, old) if gone else 0
     return counts
+
+
+def _deleted(connection: Connection, table: Table, which: ColumnElement[bool]) -> int:
+    """Delete rows; how many there were, which has to be asked for where nothing is done before the commit."""
+    return connection.execute(delete(table).where(which), execution_options={"preserve_rowcount": True}).rowcount
 
 
 def _old_files(folder: Path, before: datetime) -> list[Path]:

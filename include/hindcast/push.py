@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import and_, delete, insert, select, update
@@ -301,12 +302,14 @@ def _record(store: Store, row: dict[str, Any], status: str, reason: str = "") ->
     outbox, pushes, checks, findings = tables.outbox, tables.pushes, tables.checks, tables.findings
     key = {name: row[name] for name in ("model_name", "check")}
     now = datetime.now(UTC)
-    with store.transaction() as connection:
+
+    def work(connection: Connection) -> None:
         connection.execute(delete(pushes).where(*_is(pushes, key)))
         # An update, and not a look: it keeps the row until the end of the transaction.
         start = row["window_start"]
         same = update(outbox).where(*_is(outbox, {**key, "window_start": start, "content": row["content"]}))
-        if connection.execute(same.values(window_start=start)).rowcount != 1:
+        counted = {"preserve_rowcount": True}
+        if connection.execute(same.values(window_start=start), execution_options=counted).rowcount != 1:
             return
         window = {"model_name": row["model_name"], "window_start": start}
         noted = {**key, "window_start": start, "pushed_at": now, "status": status, "reason": reason}
@@ -322,6 +325,8 @@ def _record(store: Store, row: dict[str, Any], status: str, reason: str = "") ->
         connection.execute(delete(checks).where(*_is(checks, own)))
         ended = {**own, "status": "error" if bad else "ok", "reason": bad or "", "as_of": now, "recorded_at": now}
         connection.execute(insert(checks), ended)
+
+    store.write(work)
 
 
 def retire(store: Store, model: str, url: str | None = None) -> list[str]:
@@ -342,7 +347,6 @@ def retire(store: Store, model: str, url: str | None = None) -> list[str]:
     known = sorted({row["check"] for row in rows})
     for check in known:
         found.delete({"model_name": model, "check": check})
-        with store.transaction() as connection:
-            for table in (tables.outbox, tables.pushes):
-                connection.execute(delete(table).where(*_is(table, {"model_name": model, "check": check})))
+        key = {"model_name": model, "check": check}
+        store.write(partial(store.replace_all, writes=[(tables.outbox, key, []), (tables.pushes, key, [])]))
     return known

@@ -157,8 +157,8 @@ def reference_slices(
         return Slices.from_bytes(rows[0]["content"], slicing)
     scanner = _scanned(model, reference.bins, _open(model, store, logs), None, slicing)
     found = scanner.slices or Slices(slicing)
-    with store.transaction() as connection:
-        store.replace(connection, tables.reference_slices, [{**key, "content": found.to_bytes()}], **key)
+    row = {**key, "content": found.to_bytes()}
+    store.write(lambda connection: store.replace(connection, tables.reference_slices, [row], **key), model.model)
     return found
 
 

@@ -15,6 +15,7 @@ from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, Operati
 from hindcast.connections import Connection as AirflowConnection
 from hindcast.connections import connection as airflow_connection
 from hindcast.errors import StoreError, UsageError
+from hindcast.results import bigquery
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection, Engine
@@ -47,7 +48,7 @@ def location(given: str | None = None) -> str:
 
 
 def connection_url(found: AirflowConnection) -> str:
-    """URL of a store that an Airflow Connection of type postgres, or sqlite (a path), describes.
+    """URL of a store that an Airflow Connection describes: postgres, google_cloud_platform, or sqlite (a path).
 
     Examples
     --------
@@ -63,7 +64,14 @@ def connection_url(found: AirflowConnection) -> str:
         return url.render_as_string(hide_password=False)
     if found.kind == "sqlite":
         return f"sqlite:///{found.host or found.schema or ''}"
-    message = f"connection {found.id!r}: results cannot be kept in {found.kind or 'no type'!r}; use postgres or sqlite"
+    if found.kind in {"google_cloud_platform", "gcpbigquery"}:
+        project, dataset = found.extra.get("project"), found.extra.get("dataset") or found.schema
+        if project and dataset:
+            return f"bigquery://{project}/{dataset}?connection={found.id}"
+        message = f'connection {found.id!r}: its extra must name where the results are: {{"project": …, "dataset": …}}'
+        raise UsageError(message)
+    kinds = "postgres, google_cloud_platform or sqlite"
+    message = f"connection {found.id!r}: results cannot be kept in {found.kind or 'no type'!r}; use {kinds}"
     raise UsageError(message)
 
 
@@ -77,6 +85,8 @@ def open_engine(url: str) -> Engine:
     StoreError
         The folder of a SQLite file cannot be made.
     """
+    if bigquery.is_bigquery(url):
+        return bigquery.engine_of(url)
     try:
         parsed = make_url(re.sub(r"^postgres(ql)?://", "postgresql+psycopg://", url))
         if parsed.get_backend_name() == "sqlite":
@@ -91,7 +101,7 @@ def open_engine(url: str) -> Engine:
     except (ArgumentError, NoSuchModuleError, ModuleNotFoundError) as error:
         shown = re.sub(r"://[^/]*@", "://***@", url)  # a password may stand there
         why = str(error).replace(url, shown)
-        message = f"{shown!r} is no usable results URL ({why}); write it as {DEFAULT_URL} or postgresql+psycopg://…"
+        message = f"{shown!r} is no usable results URL ({why}); write it as {DEFAULT_URL}, postgresql+psycopg://… or bigquery://…"
         raise UsageError(message) from None
     except OSError as error:
         message = f"{url}: the results folder cannot be made: {error}"
@@ -142,8 +152,11 @@ def wait_for_turn(connection: Connection, scope: str | None) -> None:
 
     On PostgreSQL these are advisory locks of the transaction: first a shared one of all writers, then the scope's, so
     that no two writers can wait for each other. Without them, of two that replace the same key the second would not
-    see the rows that the first one inserts, and leave both.
+    see the rows that the first one inserts, and leave both. In BigQuery nobody waits: whoever comes second does its
+    work again.
     """
+    if connection.dialect.name == "bigquery":
+        bigquery.watch(connection, scope)
     if connection.dialect.name != "postgresql":
         return
     everything = lock_number("*")
@@ -160,7 +173,9 @@ def wait_for_turn(connection: Connection, scope: str | None) -> None:
 
 def wait_for(connection: Connection, scope: str) -> None:
     """Wait for a further scope within a transaction; the caller sees to it that the order is always the same."""
-    if connection.dialect.name == "postgresql":
+    if connection.dialect.name == "bigquery":
+        bigquery.watch(connection, scope)
+    elif connection.dialect.name == "postgresql":
         connection.execute(text("SELECT pg_advisory_xact_lock(:scope)"), {"scope": lock_number(scope)})
 
 

@@ -1,4 +1,4 @@
-"""Results in SQLite or PostgreSQL.
+"""Results in SQLite, PostgreSQL or BigQuery.
 
 A write replaces everything under its key in one transaction, so that a crash leaves the rows of before or the rows of
 after, and a re-run changes nothing.
@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from sqlalchemy import Table, delete, insert, select
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from hindcast.errors import StoreError, StoreMismatch
-from hindcast.results import audit, schema
+from hindcast.results import audit, bigquery, schema
 from hindcast.results.database import location, may_pass, open_engine, wait_for_turn
 
 if TYPE_CHECKING:
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 Row = dict[str, Any]
 _Found = TypeVar("_Found")
 _TRIES, _TRY_SECONDS = 6, 60
+# A commit takes seconds in BigQuery, and whoever comes second does the work again.
+_REMOTE_TRIES, _REMOTE_SECONDS = 30, 600
 
 
 class Store:
@@ -63,10 +65,19 @@ class Store:
         self.engine: Engine = open_engine(self.url)
         self._writer = self.engine.execution_options(writes=True)
         with self._mapped(), self.engine.connect() as connection:
+            if self._remote:
+                from hindcast.results.bigquery_tables import prepare
+
+                prepare(connection)
+                return
             found = schema.revision(connection)
         if found != schema.REVISION:  # looked up first: whoever only reads waits for no writer
             with self.transaction() as connection:
                 schema.migrate(connection)
+
+    @property
+    def _remote(self) -> bool:
+        return self.engine.dialect.name == "bigquery"
 
     @property
     def artifacts(self) -> Path:
@@ -80,14 +91,15 @@ class Store:
     @property
     def shown(self) -> str:
         """The URL without its password."""
-        return self.engine.url.render_as_string(hide_password=True)
+        return self.url if self._remote else self.engine.url.render_as_string(hide_password=True)
 
     @contextmanager
     def _mapped(self) -> Iterator[None]:
         try:
             yield
         except SQLAlchemyError as error:
-            message = f"results store {self.shown}: {str(error).splitlines()[0]}"
+            says = error.orig if self._remote and isinstance(error, DBAPIError) else str(error).splitlines()[0]
+            message = f"results store {self.shown}: {says}"
             raise StoreError(message) from error
         except StoreMismatch as error:
             message = f"results store {self.shown}: {error}"
@@ -98,7 +110,8 @@ class Store:
         """All or nothing; writers come one after the other, those of different scopes (models) side by side.
 
         On SQLite nobody else writes meanwhile. On PostgreSQL nobody of the same scope does, nor anybody without one;
-        without a scope, nobody at all.
+        without a scope, nobody at all. In BigQuery whoever commits second gets a `StoreError`, and has to begin again:
+        `write` does so by itself.
         """
         with self._mapped(), self._writer.begin() as connection:
             wait_for_turn(connection, scope)
@@ -112,10 +125,11 @@ class Store:
             with self.transaction(scope) as connection:
                 return work(connection)
 
+        tries, seconds = (_REMOTE_TRIES, _REMOTE_SECONDS) if self._remote else (_TRIES, _TRY_SECONDS)
         again = Retrying(
             retry=retry_if_exception(lambda error: may_pass(error.__cause__)),
             wait=wait_random_exponential(multiplier=0.1, max=5),
-            stop=stop_after_attempt(_TRIES) | stop_after_delay(_TRY_SECONDS),
+            stop=stop_after_attempt(tries) | stop_after_delay(seconds),
             reraise=True,
         )
         return again(attempt)
@@ -181,6 +195,9 @@ def _insert(connection: Connection, table: Table, rows: Sequence[Mapping[str, An
                 raise StoreError(message) from error
             values = [known[value] for value in values]
         columns.append(values)
+    if connection.dialect.name == "bigquery":
+        bigquery.gather(connection, table, names, columns)
+        return
     places = zip(*columns, strict=True)
     if connection.dialect.positional:
         connection.exec_driver_sql(sql, list(places))
