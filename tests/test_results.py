@@ -334,7 +334,7 @@ def dataset(emulator: Emulator) -> Iterator[Store]:
 class TestBigQuery(Contract):
     """The emulator: a dataset for all tests, emptied after each."""
 
-    TURNS = 2
+    TURNS = 1
     EDITS = Contract.EDITS[:1]
 
     @pytest.fixture
