@@ -26,7 +26,7 @@ from hindcast.results.gathered import OVERTAKEN, TURNS, Gathered
 from hindcast.sources.bigquery_service import Service
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from google.cloud.bigquery import Client
     from sqlalchemy import Connection, Engine
@@ -171,8 +171,6 @@ def _tables_in(statement: Any) -> set[str]:
 
 def _commit(connection: Connection) -> None:
     """Load the rows, then do everything in one script; it is tried again where another one got in its way."""
-    from tenacity import Retrying, retry_if_exception, stop_after_delay, wait_random_exponential
-
     held: Gathered | None = connection.info.pop(_HELD, None)
     if held is None or not held.steps:
         return
@@ -183,17 +181,24 @@ def _commit(connection: Connection) -> None:
         if rows is not None:
             with translated("load"):
                 _load(remote, staging, rows)
-        again = Retrying(
-            retry=retry_if_exception(lambda error: bool(_ABORTED.search(str(error)))),
-            wait=wait_random_exponential(multiplier=0.2, max=15),
-            stop=stop_after_delay(TRY_SECONDS),
-            reraise=True,
-        )
-        again(_run, connection, held, staging)
+        where_free(_run, connection, held, staging)
     finally:
         if rows is not None:
             with suppress(DBAPIError), translated("drop"):  # what is done is done, and the table goes by itself
                 remote.client.delete_table(f"{remote.home}.{staging}", not_found_ok=True, retry=remote.retry)
+
+
+def where_free(work: Callable[..., None], *given: Any) -> None:
+    """Do something, and again where another one got in its way."""
+    from tenacity import Retrying, retry_if_exception, stop_after_delay, wait_random_exponential
+
+    again = Retrying(
+        retry=retry_if_exception(lambda error: bool(_ABORTED.search(str(error)))),
+        wait=wait_random_exponential(multiplier=0.2, max=15),
+        stop=stop_after_delay(TRY_SECONDS),
+        reraise=True,
+    )
+    again(work, *given)
 
 
 def _run(connection: Connection, held: Gathered, staging: str) -> None:

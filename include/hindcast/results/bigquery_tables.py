@@ -13,7 +13,7 @@ from sqlalchemy.exc import DatabaseError
 
 from hindcast.errors import StoreMismatch
 from hindcast.results import tables
-from hindcast.results.bigquery import Remote, translated
+from hindcast.results.bigquery import Remote, translated, where_free
 from hindcast.results.gathered import ANY, TURNS, bigquery_type
 from hindcast.results.schema import REVISION, VERSION_TABLE
 from hindcast.results.types import Moment
@@ -31,14 +31,17 @@ _ATTEMPTS = 5
 
 
 def prepare(connection: Connection) -> None:
-    """Make what is missing, unless the store says that it is up to date.
+    """Make what is missing, unless the store says that it is up to date; others may be at it too.
 
     Raises
     ------
     StoreMismatch
         A newer Hindcast made the store.
     """
-    remote = Remote.of(connection)
+    where_free(_prepare, Remote.of(connection))
+
+
+def _prepare(remote: Remote) -> None:
     home = remote.home
     with translated("open"):
         found = _revision(remote)
