@@ -37,9 +37,6 @@ from hindcast.drift.policy import EFFECT_FLOOR, RATIO_FLOOR
 from measure import Table
 
 ECHO = 24
-WITH_EVENTS = ("events", "events rho=.9")
-QUIET = ("quiet", "quiet rho=.9", "holiday")
-OTHERS = ("trend", "release", "missing hours", "growth")
 # Seeds of the quick form; the full form has seven, one per volume.
 QUICK = (2, 5)
 
@@ -292,7 +289,7 @@ def tables(scores: list[Score], dependent: dict[str, dict[str, float]]) -> list[
     if dependent:
         says = "Rows of a household are alike; three weeks from the first hour on: hours with any alarm, of all."
         found.append(Table("A stationary stream of dependent rows", says, dependent))
-    return found
+    return [table for table in found if table.rows]
 
 
 if __name__ == "__main__":

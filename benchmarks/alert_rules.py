@@ -15,8 +15,9 @@ from alert_worlds import HISTORY, HOURS, World, hour_at
 from hindcast import alerts
 from hindcast.calendar import Calendar
 from hindcast.checks import levels
+from hindcast.config import Quiet
 from hindcast.drift import moments, significance, statistics
-from hindcast.drift.baseline import History, Totals, comparisons
+from hindcast.drift.baseline import SCALES, History, Totals, comparisons
 from hindcast.drift.policy import Decision, decide, pseudo_hours, series_of
 from hindcast.profile.profile import NULL, Profile, Sparse
 from hindcast.spread import ACCEPTED_AFTER, REMEMBERED, Memory, overlapping
@@ -63,6 +64,11 @@ class Policy:
         self.inside: dict[datetime, set[str]] = {}
         self.acceptances: list[Row] = []
         self.columns = (*world.bins.numeric, *world.bins.categorical)
+        entries = [
+            Quiet.model_validate({"from": hour_at(start), "to": hour_at(end), "reason": "holiday"})
+            for start, end in world.planned
+        ]
+        self.calendar = Calendar(entries, UTC_ZONE)
         self.masks: dict[frozenset[str], Any] = {}
         self.seconds: list[float] = []
         self.decisions: list[Decision] = []
@@ -82,13 +88,15 @@ class Policy:
             before[-1] = before[-1].accept(self._of(fresh))
         options = {"recent": overlapping(list(self.past), at), "budget_per_week": self.budget, "pseudo": self.pseudo}
         accepted = self._of(known) if known else None
+        planned = [bool(self.calendar.planned("*", at, scale)) for scale in SCALES]
+        options["planned"] = np.repeat(np.array(planned)[:, None], len(self.series), axis=1) if any(planned) else None
         self.decisions, memory = decide(self.series, found, before, accepted=accepted, accepted_after=None, **options)
         self.seconds.append(time.process_time() - begun)
         self._remember(at, memory)
         return [
             finding("Hindcast", d.series.column, "quality" if d.series.kind == "missing" else "drift", hour, d.scale)
             for d in self.decisions
-            if d.drifted
+            if d.drifted and not planned[SCALES.index(d.scale)]
         ]
 
     def _of(self, columns: Collection[str]) -> Any:
@@ -107,8 +115,7 @@ class Policy:
             self.acceptances.append(row)
 
     def _flags(self, at: datetime, known: dict[str, Row]) -> dict[datetime, Any]:
-        calendar = Calendar((), UTC_ZONE)
-        out = levels.left_out(levels.hours_before(at, REACH), self.inside, known, calendar, self.columns)
+        out = levels.left_out(levels.hours_before(at, REACH), self.inside, known, self.calendar, self.columns)
         for left in set(out.values()) - self.masks.keys():
             self.masks[left] = np.array([column in left for column in self.columns])
         return {hour: self.masks[left] for hour, left in out.items()}

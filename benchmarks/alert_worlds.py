@@ -35,7 +35,10 @@ EVENTS = {
     "unit x100": (100.0, 12), "ramp to 0.5": (0.5, 96), "nulls 15 %": (0.15, 12), "swap": (1.0, 48),
     "new category 5 %": (0.05, 24),
 }  # fmt: skip
-KINDS = ("quiet", "quiet rho=.9", "events", "events rho=.9", "trend", "holiday", "release", "missing hours", "growth")
+KINDS = (
+    "quiet", "quiet rho=.9", "events", "events rho=.9", "trend", "holiday", "release", "missing hours", "growth",
+    "holiday unknown", "quiet, other jitter", "events, other jitter",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -57,7 +60,8 @@ class Event:
 class World:
     """One model's stream: `levels` (hours, features) of the latent variables, `rows` per hour, and events.
 
-    `cluster` rows at a time share all their values (the members of a household).
+    `planned` is what the calendar of the model file would say: hours from and to. `cluster` rows at a time
+    share all their values (the members of a household).
     """
 
     kind: str
@@ -66,11 +70,13 @@ class World:
     cluster: int = 1
     jitter_scale: float = 1.0
     events: list[Event] = field(default_factory=list)
+    planned: list[tuple[int, int]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.rng = rng = np.random.default_rng([self.seed, KINDS.index(self.kind) if self.kind in KINDS else 99])
         self.volume = VOLUMES[self.seed % len(VOLUMES)]
-        self.correlation = 0.9 if "rho" in self.kind else 0.0
+        self.other = "other" in self.kind
+        self.correlation = 0.9 if "rho" in self.kind else 0.6 if self.other else 0.0
         self.jitter = self.jitter_scale * np.exp(rng.uniform(np.log(0.01), np.log(0.06), FEATURES))
         self.amplitude = np.array([0.0, 0.2, 1.0])[np.arange(FEATURES) % 3]
         self.phase = rng.uniform(0, 24, FEATURES)
@@ -88,10 +94,15 @@ class World:
     def _season(self, hours: Floats) -> Floats:
         daily = np.sin(2 * np.pi * (hours[:, None] - self.phase) / 24)
         weekend = (hours // 24 % 7 >= 5)[:, None] * np.where(np.arange(FEATURES) % 2, 0.8, -0.8)
+        if self.other:  # no two days are alike: some seasons are stronger, for all features at once
+            daily *= 1 + 0.05 * self.rng.standard_normal(len(hours) // 24)[np.arange(len(hours)) // 24, None]
         return self.amplitude * (daily + weekend)
 
     def _jittered(self, n: int) -> Floats:
         steps = self.rng.standard_normal((n, FEATURES))
+        if self.other:  # half of it shared by all features, and with the tails of Student's t with five degrees
+            tails = 0.6**0.5 * self.rng.standard_t(5, (n, FEATURES + 1))
+            steps = 0.5**0.5 * (tails[:, :1] + tails[:, 1:])
         level = np.empty_like(steps)
         level[0] = steps[0]
         for t in range(1, n):
@@ -119,10 +130,11 @@ class World:
             self.events += self._drawn_events(1 if self.kind in {"trend", "growth", "missing hours"} else 2)
         if self.kind == "trend":
             self.levels[:, :numeric:3] += 0.5 * np.arange(HOURS)[:, None] / HOURS
-        elif self.kind == "holiday":
+        elif self.kind.startswith("holiday"):
             day = HISTORY + 24 * int(rng.choice([1, 2, 8, 9]))
             self.levels[day : day + 24] += self.amplitude * np.where(np.arange(FEATURES) % 2, 0.8, -0.8)
             self.rows[day : day + 24] //= 2
+            self.planned += [] if "unknown" in self.kind else [(day, day + 24)]
         elif self.kind == "release":
             start = HISTORY + int(rng.integers(100, 300))
             self.events += [Event("release 0.5", int(f), start, HOURS) for f in rng.choice(12, 3, replace=False)]

@@ -176,6 +176,21 @@ def test_the_reference_is_always_there_when_the_window_has_rows() -> None:
     assert set(compare({START - 2 * HOUR: stored((5, 0, 0))})) == {("reference", 6), ("reference", 24)}
 
 
+def test_after_an_outage_a_longer_scale_waits_for_half_of_its_usual_hours() -> None:
+    def judged(after: int) -> set[int]:
+        hours = {START - k * HOUR: stored((5, 0, 0)) for k in range(400) if k < after or k >= 30}
+        return {scale for tier, scale in compare(hours) if tier == "trail"}
+
+    assert judged(1) == judged(2) == {1}
+    assert judged(3) == judged(11) == {1, 6}
+    assert judged(12) == {1, 6, 24}
+
+
+def test_a_model_that_sleeps_at_night_is_judged_by_its_first_hours_in_the_morning() -> None:
+    hours = {START - k * HOUR: stored((5, 0, 0)) for k in range(400) if k % 24 == 0 or k % 24 >= 8}
+    assert {scale for tier, scale in compare(hours) if tier == "trail"} == set(SCALES)
+
+
 def test_the_last_three_hours_with_rows_stand_beside_the_good_ones_before_them() -> None:
     hours = {START - k * HOUR: stored((1, 0, 0)) for k in (0, 2, 3, 5)}
     hours |= {START - k * HOUR: stored((0, 1, 0)) for k in range(6, 40)}

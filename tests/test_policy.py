@@ -11,6 +11,7 @@ from zoneinfo import ZoneInfo
 
 import numpy as np
 import pytest
+from scipy import special
 
 from hindcast.drift.baseline import RANGE, SCALES, TIERS, Comparison, History, Totals, comparisons
 from hindcast.drift.policy import EFFECT_FLOOR, LEAST_ROWS, Decision, Series, decide, distances, pseudo_hours, series_of
@@ -405,6 +406,58 @@ def test_what_a_later_hour_remembers_does_not_change_what_an_earlier_one_decided
 
 
 # Distances
+
+
+def beside(shift: float, scale: int, rows: float = 1e5) -> list[Comparison]:
+    """One numeric feature, shifted so many σ against its trail."""
+    bins = Bins(("feature_n0",), (np.linspace(-3, 3, 61),), (), ())
+    sides = []
+    for mean in (shift, 0.0):
+        total = Totals(bins)
+        below = np.concatenate([[0.0], special.ndtr(bins.edges[0] - mean), [1.0]])
+        total.numeric[0, : bins.width] = rows * np.diff(below)
+        total.rows = rows
+        sides.append(total)
+    return [Comparison("trail", scale, *sides, 100, "the last hours")]
+
+
+def remembering(hourly: float, longer: float) -> list[Memory]:
+    """Two weeks of excesses that move as those of this spread do, over an hour and over six."""
+    rng, past = np.random.default_rng(0), []
+    for _ in range(REMEMBERED):
+        memory = Memory.blank(len(TIERS), len(SCALES), 2)
+        excess = np.minimum(np.abs(rng.standard_normal(2)), 2.0)[None, :, None] ** 2
+        memory.excess[:, :2] = excess * np.array([hourly, longer])[None, :, None] ** 2
+        memory.noise[:] = 2e-5
+        memory.turn(past[-1] if past else None, np.zeros(2, bool))
+        past.append(memory)
+    return past
+
+
+@pytest.mark.parametrize(
+    ("scale", "longer", "waits"), [(1, 0.012, True), (1, 0.03, True), (6, 0.03, True), (6, 0.012, False)]
+)
+def test_what_is_just_beyond_what_jitter_does_is_raised_when_the_next_hour_is_too(
+    scale: int, longer: float, waits: bool
+) -> None:
+    """Over six hours only if these jitter nearly as much as one: else they agree with one another anyway."""
+    past = remembering(0.03, longer)
+
+    def judged(shift: float, past: list[Memory]) -> tuple[Decision, Memory]:
+        series = series_of(beside(0.0, scale)[0].current.bins)
+        decisions, memory = decide(series, beside(shift, scale), past, recent=24, budget_per_week=1.0)
+        return next(d for d in decisions if d.series.kind == "ks"), memory
+
+    limit = judged(0.5, past)[0].threshold
+    just, well = (2 * special.ndtri((1 + limit * factor) / 2) for factor in (1.06, 1.2))  # the shift of which D is that
+    first, memory = judged(just, past)
+    assert first.value > first.threshold
+    assert first.drifted is not waits
+    if waits:
+        assert "if the next hour is, too" in first.reason
+        assert not judged(just / 2, [*past, memory])[1].waits.any()
+    assert judged(just, [*past, memory])[0].drifted
+    assert judged(well, past)[0].drifted, "what is far beyond waits for nothing"
 
 
 def test_distances_are_scaled_so_that_their_median_without_drift_is_that_of_theory() -> None:

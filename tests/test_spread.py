@@ -221,6 +221,34 @@ def test_a_long_episode_and_a_policy_without_teaching_teach_nothing() -> None:
         assert np.nanmax([memory.excess.item() for memory in past]) == 0.01
 
 
+def looked_at(hours: str) -> list[Memory]:
+    """Hours of one series at two scales: `w` where the first is beyond its threshold and waits for a second look."""
+    past: list[Memory] = []
+    for k, sign in enumerate(hours):
+        memory = Memory.blank(1, 2, 1)
+        memory.excess[:] = 0.01 if sign == "." else 0.5 + k / 100
+        memory.noise[:] = 1e-3
+        waiting = np.array([[sign == "w"], [False]])
+        memory.turn(past[-1] if past else None, np.array([sign == "x"]), waiting=waiting)
+        past.append(memory)
+    return past
+
+
+def test_what_waits_for_a_second_look_is_learnt_only_if_that_finds_nothing() -> None:
+    *_, waits, after = looked_at(".w.")
+    assert waits.waits.tolist() == [[True], [False]]
+    assert np.isnan(waits.excess).all()
+    assert flags([waits, after]) == ".."
+    assert after.excess.ravel().tolist() == [0.51, 0.01]
+    assert np.isinf(after.noise).all()
+    assert not after.waits.any()
+    *_, waits, opened = looked_at(".wx")
+    assert flags([waits, opened]) == ".x"
+    assert np.isnan(opened.excess).all()
+    assert opened.peak.ravel().tolist() == [0.52, 0.52]
+    assert not opened.waits.any(), "an episode waits for nothing"
+
+
 @given(st.text("x.", min_size=1, max_size=60))
 def test_every_drifted_hour_is_inside_an_episode_and_open_hours_count_up(drifted: str) -> None:
     past = live(drifted)

@@ -65,6 +65,11 @@ def chi2_quantile(alpha: float, df: Any) -> Any:
     return special.chdtri(df, alpha)
 
 
+@lru_cache(maxsize=64)  # three of a model, in every hour
+def _chi2_1_quantile(alpha: float) -> float:
+    return float(special.chdtri(1, alpha))
+
+
 def alpha_of(budget_per_week: float, scale: int, n_series: int, n_scales: int = 3) -> float:
     """Level of one test, so that all of a week's together raise `budget_per_week` false alarms.
 
@@ -125,7 +130,7 @@ def nan_median(values: Floats) -> Floats:
 
 def threshold(noise_quantile: Floats, noise: Floats, tau2: Floats, alpha: float) -> Floats:
     """What a squared distance must exceed: ``q(α)·v + 1.25·χ²₁(α)·τ²``."""
-    limit: Floats = noise_quantile * noise + SPREAD_MARGIN * float(chi2_quantile(alpha, 1)) * tau2
+    limit: Floats = noise_quantile * noise + SPREAD_MARGIN * _chi2_1_quantile(alpha) * tau2
     return limit
 
 
@@ -158,8 +163,8 @@ class Memory:
 
     `excess`, `noise` and `peak` have shape (n_tiers, n_scales, n_series), NaN for nothing. `open_hours` counts, per
     series, the hours since an episode began (0: none); `quiet` the quiet hours in a row; `peak` is the largest excess
-    of the episode. The noise of an excess that a closed episode taught is infinite: it bounds, and does not enter the
-    median.
+    of the episode, or, where none is open, what waits for a second look. The noise of an excess that a closed episode
+    taught is infinite: it bounds, and does not enter the median.
     """
 
     excess: Floats
@@ -182,11 +187,13 @@ class Memory:
         *,
         teaches_within: int = TEACHES_WITHIN,
         held: Flags | None = None,
+        waiting: Flags | None = None,
         accepted_after: int | None = ACCEPTED_AFTER,
     ) -> None:
         """Open and close episodes; while one is open, nothing is learnt but its size, if it closes soon by itself.
 
-        Series that are `held` stand still: a planned hour opens and closes nothing.
+        Series that are `held` stand still: a planned hour opens and closes nothing. What is `waiting` for a second
+        look, (n_scales, n_series), is learnt as an episode's size is: when the next hour did not open one.
         """
         was_open = before.open_hours if before else np.zeros_like(self.open_hours)
         was_quiet = before.quiet if before else np.zeros_like(self.quiet)
@@ -198,13 +205,21 @@ class Memory:
             quiet, open_hours = np.where(held, was_quiet, quiet), np.where(held, was_open, open_hours)
         self.open_hours, self.quiet = open_hours.astype(np.int32), quiet.astype(np.int32)
         peak = before.peak if before else np.full_like(self.peak, np.nan)
-        self.peak = np.where(still, np.fmax(peak, self.excess), np.nan)
-        flagged = self.flagged(accepted_after)
-        self.excess[:, :, flagged] = np.nan
-        self.noise[:, :, flagged] = np.nan
-        taught = (was_open > 0) & ~still & (was_open <= teaches_within)
+        waits = np.zeros(self.peak.shape[1:], bool) if waiting is None else waiting & ~still
+        waited = before.waits.any(axis=0) if before else np.zeros_like(still)
+        self.peak = np.where(still, np.fmax(peak, self.excess), np.where(waits, self.excess, np.nan))
+        out = self.flagged(accepted_after) | waits.any(axis=0)
+        self.excess[:, :, out] = np.nan
+        self.noise[:, :, out] = np.nan
+        taught = ~still & np.where(was_open > 0, was_open <= teaches_within, waited)
         self.excess[:, :, taught] = np.fmax(self.excess, peak)[:, :, taught]
         self.noise[:, :, taught] = np.inf
+
+    @property
+    def waits(self) -> Flags:
+        """What was beyond its threshold and waits for a second look, (n_scales, n_series)."""
+        found: Flags = np.isfinite(self.peak).any(axis=0) & (self.open_hours == 0)
+        return found
 
     def flagged(self, accepted_after: int | None = ACCEPTED_AFTER) -> Flags:
         """Which series are inside an episode whose level is not accepted yet; None: not by its length alone."""
@@ -271,4 +286,6 @@ def stacked(past: Sequence[Memory], like: Memory) -> tuple[Floats, Floats]:
     if not past:
         empty = np.empty((0, *like.excess.shape))
         return empty, empty
-    return np.stack([hour.excess for hour in past]), np.stack([hour.noise for hour in past])
+    # Hours of one tier and scale lie together.
+    excess, noise = (np.stack([getattr(hour, name) for hour in past], axis=2) for name in ("excess", "noise"))
+    return np.moveaxis(excess, 2, 0), np.moveaxis(noise, 2, 0)

@@ -382,8 +382,9 @@ def comparisons(
                 total = total.by_column(np.isfinite(share).astype(float))
             found.append(Comparison("trail", scale, current[scale], total, 100, f"the last {len(trail)} good hours"))
         found.append(Comparison("reference", scale, current[scale], reference, 100, "the reference"))
-    found += _ranges(start, rows, trails[_BEFORE_RANGE], history, flags)
-    return found
+    enough = {scale for scale, hours in windows.items() if 2 * len(hours) >= _usual_hours(start, scale, rows)}
+    found = [c for c in found if c.scale in enough]
+    return [*found, *_ranges(start, rows, trails[_BEFORE_RANGE], history, flags)]
 
 
 def _ranges(
@@ -412,6 +413,16 @@ def _all_known(of_weeks: Sequence[Comparison]) -> bool:
 def _filled(start: datetime, scale: int, rows: Mapping[datetime, int]) -> list[datetime]:
     """Hours with rows of the window of this scale, newest first."""
     return [hour for hour in (start - k * HOUR for k in range(scale)) if rows[hour]]
+
+
+def _usual_hours(start: datetime, scale: int, rows: Mapping[datetime, int]) -> float:
+    """Hours with rows that such a window has: a week before, else, had it none, on average in the week before it.
+
+    After an outage, a day of which two hours are there jitters like two hours, not like a day.
+    """
+    before = (start - k * HOUR for k in range(scale, scale + TRAIL_HOURS))
+    mean = sum(rows[hour] > 0 for hour in before) / TRAIL_HOURS
+    return len(_filled(start - TRAIL_HOURS * HOUR, scale, rows)) or scale * mean
 
 
 def _flagged(hours: Iterable[datetime], flags: Mapping[datetime, Flags]) -> dict[datetime, Flags | None]:

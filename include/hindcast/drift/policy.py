@@ -41,6 +41,9 @@ SETTLED, SHARPER = 264, 2.0
 LEAST_TAU = {"week": 0.0, "day": 0.0, "trail": 0.0, "reference": 0.06}
 EFFECT_FLOOR = {1: 0.10, 6: 0.07, 24: 0.05}
 RATIO_FLOOR, RATIO_ROWS = 0.02, 5
+# Where jitter sets the threshold, what exceeds it by less than this, in squares, has to do so again an hour later; over
+# several hours only if their median excess is more than so much of an hour's: else jitter averages out.
+MARGINAL, LASTING = 1.3, 0.5
 # Units changed: so many of the last hours' rows lie beyond the range of good history by so many of its widths.
 RANGE_SHARE, RANGE_WIDTHS = 0.5, 0.5
 # A threshold that nothing exceeds judges nothing. D² ends at 1; φ² is 19 when every row has one value that 5 % had.
@@ -208,9 +211,10 @@ def decide(
     memory = Memory.blank(len(TIERS), len(SCALES), len(series))
     past = remembered[-REMEMBERED:]
     excess, noise = stacked(past, memory)
+    count = np.isfinite(excess).sum(axis=0)
     usual = _usual_spread(compared)
     alphas = {s: spread.alpha_of(budget_per_week, s, len(series), len(SCALES)) for s in SCALES}
-    able: list[tuple[Comparison, Distances, Flags]] = []
+    able: list[tuple[Comparison, Distances, Flags, Floats]] = []
     known = {c.scale for c in compared if c.tier in {AGAIN, "week"}}
     covered = np.zeros((len(SCALES), len(series)), bool)  # by a tier before; the reference comes last
     beyond = np.zeros((len(SCALES), len(series)), bool)  # what sampling alone explains
@@ -221,29 +225,31 @@ def decide(
         measured = distances(series, comparison.current, comparison.baseline)
         memory.excess[t, s] = measured.stat - measured.median * measured.noise
         memory.noise[t, s] = measured.noise
-        enough = np.isfinite(excess[:, t, s]).sum(axis=0) >= LEARNT[comparison.tier]
+        enough = count[t, s] >= LEARNT[comparison.tier]
         can = enough & np.isfinite(measured.stat)
         if accepted is not None and comparison.tier == "reference":
             can &= ~accepted
         needed = comparison.tier != "reference" or comparison.scale not in known or not covered[s].all()
         covered[s] |= can
         if can.any() and needed:
-            able.append((comparison, measured, can))
-            beyond[s] |= can & (measured.stat > _chance(measured, alphas[comparison.scale]) * measured.noise)
+            chance = _chance(measured, alphas[comparison.scale])
+            able.append((comparison, measured, can, chance))
+            beyond[s] |= can & (measured.stat > chance * measured.noise)
     # What an hour would have had to exceed is shown, whatever it was like; at longer scales only what may be news is
     # laid beside its history, which is most of the work.
     beyond[0] = True
     judges: list[_Judge] = []
-    for comparison, measured, can in able:
+    for comparison, measured, can, chance in able:
         s = SCALES.index(comparison.scale)
         learnt = _learnt(comparison, excess, noise, pseudo)
         alpha, floor = alphas[comparison.scale], floors[comparison.scale]
         columns = np.flatnonzero(beyond[s])
-        judges.append(_Judge(comparison, measured, learnt, recent, alpha, usual, floor, can, columns))
+        judges.append(_Judge(comparison, measured, learnt, recent, alpha, chance, usual, floor, can, columns))
     decided, tau2 = _sharpest(judges, series)
     inside = past[-1].open_hours > 0 if past else np.zeros(len(series), bool)
     _without_recurring(decided, [c for c in compared if c.tier == AGAIN], series, inside, tau2, alphas)
     _without_known(decided, judges, known, inside)
+    waiting = _without_second_look(decided, judges, past, excess, planned)
     far = _beyond_range(series, compared, accepted)
     drifted = np.zeros(len(series), bool)
     for (s, j), decision in [*decided.items(), *(((0, j), decision) for j, decision in far.items())]:
@@ -251,7 +257,7 @@ def decide(
     if planned is not None:
         memory.excess[:, planned] = memory.noise[:, planned] = np.nan
     held = None if planned is None else planned[0]
-    memory.turn(past[-1] if past else None, drifted, held=held, accepted_after=accepted_after)
+    memory.turn(past[-1] if past else None, drifted, held=held, waiting=waiting, accepted_after=accepted_after)
     return [*(decided[key] for key in sorted(decided)), *far.values()], memory
 
 
@@ -333,6 +339,33 @@ def _without_known(
             if new and judge.able[j] and judge.measured.stat[j] <= judge.known[j]:
                 reason = "no farther from the reference than usual, and no week before tells of these hours"
                 decided[of, j] = replace(decision, drifted=False, reason=reason)
+
+
+def _without_second_look(
+    decided: dict[tuple[int, int], Decision],
+    judges: Sequence[_Judge],
+    past: Sequence[Memory],
+    excess: Floats,
+    planned: Flags | None,
+) -> Flags:
+    """Take back, until the next hour confirms it, what begins by little; which that is, (n_scales, n_series).
+
+    Where jitter sets the threshold, that is an estimate. Over several hours this is asked only where jitter lasts for
+    hours, such windows saying less than their number, or where ties and small samples hide how large it is.
+    """
+    waiting = np.zeros(excess.shape[2:], bool)
+    inside, waited = (past[-1].open_hours > 0, past[-1].waits) if past else (waiting[0], waiting)
+    by = {(judge.comparison.scale, judge.comparison.tier): judge for judge in judges}
+    for (s, j), d in decided.items():
+        begins = d.drifted and not inside[j] and (planned is None or not planned[s, j])
+        if begins and not waited[s, j] and d.value**2 < MARGINAL * d.threshold**2:
+            jitters = by[d.scale, d.tier].jitters[j]
+            hourly, longer = spread.nan_median(excess[:, TIERS.index(d.tier), :2, j]).tolist()
+            waiting[s, j] = jitters if s == 0 else (jitters or hourly <= 0) and longer > LASTING * hourly
+    for s, j in np.argwhere(waiting).tolist():
+        reason = "just beyond what its hours do by themselves: raised if the next hour is, too"
+        decided[s, j] = replace(decided[s, j], drifted=False, reason=reason)
+    return waiting
 
 
 def _beyond_range(
@@ -440,6 +473,7 @@ class _Judge:
         past: tuple[Floats, Floats, Floats],
         recent: int,
         alpha: float,
+        chance: Floats,
         usual: Floats,
         floor: float,
         able: Flags,
@@ -457,10 +491,10 @@ class _Judge:
         record[columns] = spread.record(bounds[:, columns], recent)
         record += measured.median * measured.noise
         self.tau2 = np.maximum(learnt, LEAST_TAU[tier] ** 2)
+        self.jitters = spread.threshold(chance, measured.noise, self.tau2, alpha) > 2 * chance * measured.noise
         # `known` is what has been seen; the limit believes it from a least spread on.
         self.known, self.limit = (
-            np.maximum(spread.threshold(_chance(measured, alpha), measured.noise, tau2, alpha), record)
-            for tau2 in (learnt, self.tau2)
+            np.maximum(spread.threshold(chance, measured.noise, tau2, alpha), record) for tau2 in (learnt, self.tau2)
         )
 
     def decision(self, j: int, series: Series) -> Decision:
