@@ -219,6 +219,21 @@ def test_a_reference_may_be_a_table(emulator: Emulator, world: World, monkeypatc
         assert fitted(table.slice(10_000), reference=in_table).profile.rows == 10_000
 
 
+def test_a_reference_in_a_table_may_hold_structs(emulator: Emulator, world: World) -> None:
+    flat = pq.read_table(world.folder / "reference.parquet")
+    both = pa.StructArray.from_arrays([flat["feature_amount"].combine_chunks()] * 2, ["small", "large"])
+    twice = pa.StructArray.from_arrays([flat["feature_amount"].combine_chunks()], ["small"])
+    table = flat.append_column("feature_trip", both).append_column("feature_way", twice)
+    emulator.load("nested", table)
+    in_table = {"uri": f"bq://{PROJECT}.{DATASET}.nested", "connection": "bq"}
+    model = config.load(worlds.model_file(world, reference=in_table, features={}))
+    found = load_reference(model, Store(world.store_at("nested")), None)
+    assert {"feature_trip.small", "feature_trip.large", "feature_way.small"} < {*found.bins.numeric}
+    at = [found.bins.numeric.index(name) for name in ("feature_amount", "feature_trip.large", "feature_way.small")]
+    for other in at[1:]:
+        assert (found.profile.numeric[other] == found.profile.numeric[at[0]]).all()
+
+
 def test_a_reference_may_be_hours_of_logs_in_a_table(emulator: Emulator, world: World) -> None:
     logs = in_table(emulator, world.logs(), "logs")
     worlds.model_file(world, logs=logs, reference={"from": worlds.text(0), "to": worlds.text(2)})

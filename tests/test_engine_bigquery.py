@@ -207,6 +207,38 @@ def test_logs_of_any_shape_give_the_same_scan(emulator: Emulator, tmp_path: Path
     assert (expected.profile.rows == 0) == (shape == "no row")
 
 
+def nested(table: pa.Table) -> pa.Table:
+    """Some features as fields of a struct that is null now and then, one of them of a struct in it."""
+    deep, *others = (table[f"feature_{name}"].combine_chunks() for name in ("carrier", "steps", "carrier", "flag"))
+    inner = pa.StructArray.from_arrays([deep], ["carrier"])
+    absent = pa.array(np.arange(table.num_rows) % 23 == 7)
+    trip = pa.StructArray.from_arrays([*others, inner], ["steps", "carrier", "flag", "deep"], mask=absent)
+    return without("feature_steps", "feature_carrier", "feature_flag")(table).append_column("feature_trip", trip)
+
+
+@pytest.mark.parametrize("drop", [False, True])
+def test_fields_of_structs_are_features(emulator: Emulator, tmp_path: Path, drop: bool) -> None:
+    table = nested(rows())
+    uri = emulator.load("nested", table)
+    bins = bins_of(rows())
+    moved = {"feature_steps": "feature_trip.steps", "feature_flag": "feature_trip.flag"}
+    moved |= {"feature_carrier": "feature_trip.deep.carrier", "feature_lost": "feature_trip.carrier"}
+    numeric, categorical = (tuple(moved.get(n, n) for n in names) for names in (bins.numeric, bins.categorical))
+    bins = replace(bins, numeric=numeric, categorical=categorical)
+
+    def plan(source: Folder | BigQueryTable, name: str) -> Plan:
+        planned = plan_of(source, bins, tmp_path / f"{name}.parquet")
+        return replace(planned, drop_duplicates=drop, extra=("feature_trip.deep.carrier",))
+
+    expected = LocalEngine().scan(plan(in_folder(tmp_path / "logs", table), "here"))
+    at = numeric.index("feature_trip.steps")
+    assert expected.profile.numeric[at, : bins.width].sum() > 500
+    assert (expected.dropped > 0) == drop
+    for name, engine in ENGINES.items():
+        assert_same(engine.scan(plan(open_source(uri, CONNECTION), name)), expected)
+        assert facts_of(tmp_path / f"{name}.parquet").equals(facts_of(tmp_path / "here.parquet"))
+
+
 def test_columns_are_cut_into_statements_that_fit() -> None:
     names = tuple(f"feature_n{i}" for i in range(230))
     few = Bins(names, (np.arange(3.0),) * 230, names, (("x",),) * 230)
@@ -544,6 +576,11 @@ AND (FARM_FINGERPRINT(IFNULL(`prediction_id`, CAST(UNIX_MICROS(`timestamp`) AS S
 def test_no_name_ends_its_quotes(name: str) -> None:
     inner = quoted(name)[1:-1]
     assert not re.search(r"(?<!\\)(\\\\)*`", inner), inner
+
+
+@pytest.mark.parametrize("name", ["a.b", "a`.b", ".", "a.`; DROP TABLE x; --"])
+def test_a_dot_leads_into_a_struct_and_nowhere_else(name: str) -> None:
+    assert re.fullmatch(r"`(\\.|[^`\\])*`(\.`(\\.|[^`\\])*`)*", quoted(name))
 
 
 def test_an_engine_for_tables_refuses_a_folder(tmp_path: Path) -> None:

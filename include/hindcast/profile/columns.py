@@ -120,7 +120,7 @@ def _has_fields(kind: pa.DataType) -> bool:
     return bool(pa.types.is_struct(kind) and kind.num_fields)
 
 
-def flat(table: pa.RecordBatch | pa.Table) -> pa.RecordBatch | pa.Table:
+def flat(table: pa.Table) -> pa.Table:
     """The same rows, with the fields of structs as columns: null where the struct is."""
     while any(map(_has_fields, table.schema.types)):
         table = table.flatten()

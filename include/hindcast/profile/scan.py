@@ -228,9 +228,8 @@ class Scanner:
         pyarrow.ArrowException
             A dictionary has fewer values than its codes say.
         """
-        batch = flat(batch)
-        layout = self._layout(batch.schema)
-        table = batch if isinstance(batch, pa.Table) else pa.Table.from_batches([batch])
+        table = flat(batch if isinstance(batch, pa.Table) else pa.Table.from_batches([batch]))
+        layout = self._layout(table.schema)
         sources = set(layout.sources)
         table = sound(table.select([at for at, name in enumerate(table.schema.names) if name in sources]))
         with self.gathering():

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from hindcast.errors import SourceUnreadable, UsageError
+from hindcast.profile.columns import flat
 from hindcast.sources.base import LogObject, Manifest
 from hindcast.sources.bigquery_service import Service
 
@@ -161,7 +162,8 @@ class BigQueryTable(Service):
                 # it goes on by itself, from where it was, after an error that is worth trying again
                 for part in self.reader.read_rows(stream.name):  # type: ignore[no-untyped-call] # Google types it half
                     content = pa.py_buffer(part.arrow_record_batch.serialized_record_batch)
-                    yield pa.ipc.read_record_batch(content, schema)
+                    whole = pa.Table.from_batches([pa.ipc.read_record_batch(content, schema)])
+                    yield from flat(whole).select(list(columns)).to_batches()
 
     def count(self, item: LogObject) -> int:
         """Rows of the slice, by a query that reads no column but its time.
@@ -186,15 +188,16 @@ class BigQueryTable(Service):
 
     def _chosen(self, item: TableSlice, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
         """Some columns of the rows that a query chooses; a read session could not."""
-        names = ", ".join(map(quoted, columns))
+        names = ", ".join(map(selected, columns))
         job = self.query(f"SELECT {names} {rows_of(self.name, self.times, item.stays)}", self.parameters(item))
         with self.translated():
-            yield from job.result(retry=self.retry).to_arrow_iterable(bqstorage_client=self.reader)
+            for batch in job.result(retry=self.retry).to_arrow_iterable(bqstorage_client=self.reader):
+                yield batch.rename_columns(list(columns))
 
     @cached_property
     def types(self) -> dict[str, str]:
-        """BigQuery's type of every column, ``ARRAY`` for what repeats."""
-        return {field.name: _type_of(field) for field in self._described().schema}
+        """BigQuery's type of every column, ``ARRAY`` for what repeats; fields of structs are columns, named ``a.b``."""
+        return dict(_leaves(self._described().schema))
 
     def schema(self) -> pa.Schema:
         """Columns with the Arrow types in which they are streamed."""
@@ -267,15 +270,26 @@ def bounds(start: datetime, end: datetime) -> list[Any]:
 
 
 def quoted(name: str) -> str:
-    r"""Quote a column's name.
+    r"""Quote a column's name, or the path of a field: no name of BigQuery holds a dot.
 
     Examples
     --------
-    >>> quoted("feature_a"), quoted("a`b")
-    ('`feature_a`', '`a\\`b`')
+    >>> quoted("feature_a"), quoted("feature_a.b"), quoted("a`b")
+    ('`feature_a`', '`feature_a`.`b`', '`a\\`b`')
     """
     escaped = name.replace("\\", "\\\\").replace("`", "\\`")
-    return f"`{escaped}`"
+    return ".".join(f"`{part}`" for part in escaped.split("."))
+
+
+def selected(name: str) -> str:
+    """A column of a query's result; fields of the same name in two structs would be two columns of one name.
+
+    Examples
+    --------
+    >>> selected("feature_a"), selected("feature_a.b")
+    ('`feature_a`', '`feature_a`.`b` AS `feature_a__b`')
+    """
+    return f"{quoted(name)} AS {quoted(name.replace('.', '__'))}" if "." in name else quoted(name)
 
 
 def as_slice(item: LogObject) -> TableSlice:
@@ -293,12 +307,13 @@ def read_session(table: BigQueryTable, item: TableSlice, columns: Sequence[str])
     start, end = (
         f"TIMESTAMP '{moment.astimezone(UTC):%Y-%m-%d %H:%M:%S.%f}+00:00'" for moment in (item.start, item.end)
     )
+    whole = dict.fromkeys(name.partition(".")[0] for name in columns)  # of a struct all fields: the caller picks
     return ReadSession(
         table=f"projects/{table.project}/datasets/{table.dataset}/tables/{table.table}",
         data_format=DataFormat.ARROW,
         table_modifiers=ReadSession.TableModifiers(snapshot_time=item.snapshot),
         read_options=ReadSession.TableReadOptions(
-            selected_fields=list(columns), row_restriction=f"{table.times} >= {start} AND {table.times} < {end}"
+            selected_fields=list(whole), row_restriction=f"{table.times} >= {start} AND {table.times} < {end}"
         ),
     )
 
@@ -312,6 +327,14 @@ def arrow_type(kind: str) -> pa.DataType:
     (DataType(double), DataType(string), ListType(list<item: null>))
     """
     return pa.list_(pa.null()) if kind in {"ARRAY", "STRUCT", "RANGE"} else _ARROW.get(kind, pa.string())
+
+
+def _leaves(fields: Sequence[SchemaField], before: str = "") -> Iterator[tuple[str, str]]:
+    for each in fields:
+        if each.fields and each.mode != "REPEATED":
+            yield from _leaves(each.fields, f"{before}{each.name}.")
+        else:
+            yield before + each.name, _type_of(each)
 
 
 def _type_of(field: SchemaField) -> str:

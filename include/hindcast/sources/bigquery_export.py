@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from hindcast.errors import SourceMissing
-from hindcast.sources.bigquery import bounds, quoted
+from hindcast.sources.bigquery import bounds, quoted, selected
 from hindcast.unfinished import unfinished
 
 if TYPE_CHECKING:
@@ -64,7 +64,8 @@ def _export(
         if not found.total_rows:
             message = f"{table.uri}: has no rows" + (f" from {between[0]} to {between[1]}" if between else "")
             raise SourceMissing(message)
-        _write(found.to_arrow_iterable(bqstorage_client=table.reader), path)
+        batches = found.to_arrow_iterable(bqstorage_client=table.reader)
+        _write((batch.rename_columns(list(columns)) for batch in batches), path)
 
 
 def statement(table: BigQueryTable, columns: Sequence[str], *, ranged: bool) -> str:
@@ -81,7 +82,7 @@ def statement(table: BigQueryTable, columns: Sequence[str], *, ranged: bool) -> 
     WHERE `timestamp` >= @start AND `timestamp` < @end
     ORDER BY `timestamp`, MD5(TO_JSON_STRING(STRUCT(`timestamp`, `feature_a`)))
     """
-    names = ", ".join(map(quoted, columns))
+    names = ", ".join(map(selected, columns))
     order = f"MD5(TO_JSON_STRING(STRUCT({names})))"
     if table.types.get(table.times) == "TIMESTAMP":
         order = f"{quoted(table.times)}, {order}"
