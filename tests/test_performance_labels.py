@@ -8,12 +8,14 @@ from datetime import UTC, date, datetime, timedelta, timezone
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hindcast.errors import UsageError
+from hindcast.errors import SourceUnreadable, UsageError
 from hindcast.performance.labels import join_labels
+from hindcast.performance.parts import label_tables
 
 NOON = datetime(2013, 4, 16, 12, tzinfo=UTC)
 
@@ -31,6 +33,15 @@ def labels_table(rows, *, ids=None, truth=None, times=None):
 
 def at(hours):
     return NOON + timedelta(hours=hours)
+
+
+@pytest.mark.parametrize("truth", [[[1, None]], [{"x": 1}]])
+def test_a_file_whose_labels_are_lists_or_structs_is_named(tmp_path, truth):
+    table = pa.table({"prediction_id": ["a"], "ground_truth": truth, "label_timestamp": [NOON]})
+    pq.write_table(table, tmp_path / "labels.parquet")
+    with pq.ParquetFile(tmp_path / "labels.parquet") as file, pytest.raises(SourceUnreadable) as error:
+        list(label_tables(file, "day/labels.parquet"))
+    assert str(error.value).startswith("day/labels.parquet: is no readable file of labels: ground_truth has type ")
 
 
 def test_a_label_from_after_as_of_does_not_exist_yet():

@@ -14,6 +14,7 @@ from hindcast.performance.labels import Labels, as_floats, class_name, gathered,
 from hindcast.performance.outcomes import Outcomes, exact_sum
 from hindcast.performance.scores import LARGEST
 from hindcast.performance.service import Service
+from hindcast.profile.bins import LABEL
 from hindcast.profile.columns import as_text, buffer_values, nulls
 from hindcast.profile.facts import FINGERPRINT, as_moments
 from hindcast.profile.hashing import fingerprint64
@@ -73,6 +74,7 @@ def label_tables(file: pq.ParquetFile, name: str) -> Iterator[pa.Table]:
         It is no file of labels; `name` says which.
     """
     wanted = [column for column in LABEL_COLUMNS if column in file.schema_arrow.names]
+    _refuse_nested(file.schema_arrow, name)
     for group in range(file.num_row_groups):
         try:
             table = file.read_row_group(group, columns=wanted, use_threads=False)
@@ -88,7 +90,7 @@ def streamed_labels(source: Streamed, item: LogObject) -> Iterator[pa.Table]:
     Raises
     ------
     SourceUnreadable
-        A column is missing.
+        A column is missing, or holds lists.
     SourceError
         It cannot be read.
     """
@@ -96,8 +98,16 @@ def streamed_labels(source: Streamed, item: LogObject) -> Iterator[pa.Table]:
     if absent:
         message = f"{item.name}: holds no labels: it lacks {', '.join(sorted(absent))}"
         raise SourceUnreadable(message)
+    _refuse_nested(source.schema(), item.name)
     for batch in source.batches(item, LABEL_COLUMNS):
         yield label_table(pa.Table.from_batches([batch]))
+
+
+def _refuse_nested(schema: pa.Schema, name: str) -> None:
+    kind = schema.field(LABEL).type if schema.names.count(LABEL) == 1 else pa.null()
+    if pa.types.is_nested(kind):
+        message = f"{name}: is no readable file of labels: {LABEL} has type {kind}; it must be a class or a number"
+        raise SourceUnreadable(message)
 
 
 def evaluate_part(question: Question, facts: pa.Table, labels: pa.Table | Labels | None, moment: datetime) -> Part:
