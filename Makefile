@@ -29,7 +29,7 @@ test: setup ## Run the tests
 	$(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
 
 fuzz: setup ## Fuzz files and model files for long (500 examples each; HINDCAST_FUZZ=N for others)
-	HINDCAST_FUZZ=$${HINDCAST_FUZZ:-500} $(BIN)/python -m pytest tests/test_fuzz.py
+	HINDCAST_FUZZ=$${HINDCAST_FUZZ:-500} $(BIN)/python -m pytest tests/test_fuzz.py --timeout 7200
 
 lint: setup ## Check style (ruff) and types (mypy)
 	$(BIN)/ruff check .
