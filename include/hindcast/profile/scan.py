@@ -203,7 +203,8 @@ class Scanner:
     def read(self, file: pq.ParquetFile, kept: Flags | None = None) -> None:
         """Add every row of one file, or those that are flagged as kept, (n,).
 
-        A column that stands twice in the file counts as invalid; the others go on.
+        A column that stands twice in the file counts as invalid; the others go on. With several threads the file must
+        have been opened with ``pre_buffer=False``, as `open_parquet` does: that cache is not made for two readers.
 
         Raises
         ------
