@@ -224,6 +224,7 @@ def test_a_reference_in_a_table_may_hold_structs(emulator: Emulator, world: Worl
     both = pa.StructArray.from_arrays([flat["feature_amount"].combine_chunks()] * 2, ["small", "large"])
     twice = pa.StructArray.from_arrays([flat["feature_amount"].combine_chunks()], ["small"])
     table = flat.append_column("feature_trip", both).append_column("feature_way", twice)
+    table = table.append_column("feature_way__small", flat["feature_amount"])
     emulator.load("nested", table)
     in_table = {"uri": f"bq://{PROJECT}.{DATASET}.nested", "connection": "bq"}
     model = config.load(worlds.model_file(world, reference=in_table, features={}))

@@ -420,9 +420,10 @@ def _usual_hours(start: datetime, scale: int, rows: Mapping[datetime, int]) -> f
 
     After an outage, a day of which two hours are there jitters like two hours, not like a day.
     """
+    if same := _filled(start - TRAIL_HOURS * HOUR, scale, rows):
+        return len(same)
     before = (start - k * HOUR for k in range(scale, scale + TRAIL_HOURS))
-    mean = sum(rows[hour] > 0 for hour in before) / TRAIL_HOURS
-    return len(_filled(start - TRAIL_HOURS * HOUR, scale, rows)) or scale * mean
+    return scale * sum(rows[hour] > 0 for hour in before) / TRAIL_HOURS
 
 
 def _flagged(hours: Iterable[datetime], flags: Mapping[datetime, Flags]) -> dict[datetime, Flags | None]:

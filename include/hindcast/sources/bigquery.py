@@ -188,8 +188,8 @@ class BigQueryTable(Service):
 
     def _chosen(self, item: TableSlice, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
         """Some columns of the rows that a query chooses; a read session could not."""
-        names = ", ".join(map(selected, columns))
-        job = self.query(f"SELECT {names} {rows_of(self.name, self.times, item.stays)}", self.parameters(item))
+        sql = f"SELECT {select_list(columns)} {rows_of(self.name, self.times, item.stays)}"
+        job = self.query(sql, self.parameters(item))
         with self.translated():
             for batch in job.result(retry=self.retry).to_arrow_iterable(bqstorage_client=self.reader):
                 yield batch.rename_columns(list(columns))
@@ -281,15 +281,16 @@ def quoted(name: str) -> str:
     return ".".join(f"`{part}`" for part in escaped.split("."))
 
 
-def selected(name: str) -> str:
-    """A column of a query's result; fields of the same name in two structs would be two columns of one name.
+def select_list(columns: Sequence[str]) -> str:
+    """Columns of a query's result, in this order; fields have names that no other column has.
 
     Examples
     --------
-    >>> selected("feature_a"), selected("feature_a.b")
-    ('`feature_a`', '`feature_a`.`b` AS `feature_a__b`')
+    >>> select_list(["feature_a", "feature_a.b"])
+    '`feature_a`, `feature_a`.`b` AS `hindcast_1`'
     """
-    return f"{quoted(name)} AS {quoted(name.replace('.', '__'))}" if "." in name else quoted(name)
+    names = (f"{quoted(name)} AS `hindcast_{k}`" if "." in name else quoted(name) for k, name in enumerate(columns))
+    return ", ".join(names)
 
 
 def as_slice(item: LogObject) -> TableSlice:

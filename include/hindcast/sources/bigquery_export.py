@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from hindcast.errors import SourceMissing
-from hindcast.sources.bigquery import bounds, quoted, selected
+from hindcast.sources.bigquery import bounds, quoted, select_list
 from hindcast.unfinished import unfinished
 
 if TYPE_CHECKING:
@@ -82,7 +82,7 @@ def statement(table: BigQueryTable, columns: Sequence[str], *, ranged: bool) -> 
     WHERE `timestamp` >= @start AND `timestamp` < @end
     ORDER BY `timestamp`, MD5(TO_JSON_STRING(STRUCT(`timestamp`, `feature_a`)))
     """
-    names = ", ".join(map(selected, columns))
+    names = select_list(columns)
     order = f"MD5(TO_JSON_STRING(STRUCT({names})))"
     if table.types.get(table.times) == "TIMESTAMP":
         order = f"{quoted(table.times)}, {order}"
