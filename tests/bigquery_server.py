@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import pyarrow.parquet as pq
 import pytest
+from tests.ports import free_ports
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -103,7 +104,7 @@ def emulator(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Emulator]:
 def running(folder: Path) -> Iterator[Emulator]:
     """An emulator with its data in `folder`."""
     home = built()
-    found = Emulator(free_port(), free_port())
+    found = Emulator(*free_ports(2))
     command = [
         home / "env/bin/local-bigquery", "--host", "127.0.0.1", "--port", str(found.port), "--grpc-port",
         str(found.grpc_port), "--project", PROJECT, "--data-dir", str(folder / "data"),
@@ -186,11 +187,6 @@ def between(found: Emulator, change: Callable[[str, Any], tuple[int, Any]]) -> I
         server.shutdown()
         server.server_close()
         thread.join()
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        return int(probe.getsockname()[1])
 
 
 def built() -> Path:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import socket
 import subprocess
 import tempfile
 from contextlib import contextmanager
@@ -18,6 +17,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from sqlalchemy import create_engine
+from tests.ports import free_port
 
 from hindcast.results.sql import Store
 
@@ -100,9 +100,7 @@ def running() -> Iterator[Cluster]:
     folder = Path(tempfile.mkdtemp(prefix="hindcast-pg-"))
     if os.getuid() == 0:
         os.chown(folder, NOBODY, NOBODY)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        cluster = Cluster(free.getsockname()[1], folder)
+    cluster = Cluster(free_port(), folder)
     options = ("-U", "postgres", "-A", "trust", "-E", "UTF8", "--locale=C.UTF-8", "--no-sync")
     try:
         _as_nobody("initdb", "-D", folder / "data", *options, folder=folder)

@@ -9,7 +9,6 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -22,6 +21,7 @@ from urllib.request import urlopen
 from uuid import uuid4
 
 import pytest
+from tests.ports import free_port, free_ports
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -119,11 +119,12 @@ def running(folder: Path, identities: Mapping[str, tuple[str, ...]] | None = Non
 @contextmanager
 def started(folder: Path, command: list[str], port: int) -> Iterator[S3Server]:
     """`weed` with this command, whose S3 listens on `port`; what else it listens on are free ports."""
-    ports = {
-        name: free_port()
-        for name in ("master.port", "master.port.grpc", "volume.port", "volume.port.grpc", "filer.port",
-                     "filer.port.grpc", "s3.port.grpc")
-    }  # fmt: skip
+    names = (
+        "master.port", "master.port.grpc", "volume.port", "volume.port.grpc", "filer.port", "filer.port.grpc",
+        "s3.port.grpc",
+    )  # fmt: skip
+    others = (free for free in free_ports(len(names) + 1) if free != port)
+    ports = dict(zip(names, others, strict=False))
     command = [
         binary(), "-logtostderr=true", *command, *(f"-{name}={number}" for name, number in ports.items()),
         "-s3.port.iceberg=0", "-s3.port.lance=0", "-master.telemetry=false",
@@ -153,8 +154,3 @@ def _await(server: S3Server, process: subprocess.Popen[bytes], log: Path) -> Non
             time.sleep(0.2)
     message = f"the S3 server did not start: {log.read_text(errors='replace')[-2000:]}"
     raise RuntimeError(message)
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        return int(probe.getsockname()[1])

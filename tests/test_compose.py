@@ -19,8 +19,9 @@ from click.testing import CliRunner
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 from sqlalchemy import create_engine, make_url, text
+from tests.ports import free_port
 from tests.prometheus_server import Alertmanager, Prometheus, Pushgateway, binary, fetched
-from tests.s3_server import free_port, started
+from tests.s3_server import started
 
 from hindcast import push
 from hindcast.cli import main

@@ -9,7 +9,8 @@ from botocore.exceptions import ClientError, EndpointConnectionError, ProxyConne
 from hypothesis import given
 from hypothesis import strategies as st
 from tests.fault_proxy import FaultProxy, before
-from tests.s3_server import S3Server, free_port
+from tests.ports import free_port
+from tests.s3_server import S3Server
 
 from hindcast import s3 as access
 from hindcast.connections import Connection, connection

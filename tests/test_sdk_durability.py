@@ -15,7 +15,8 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 from tests.fault_proxy import before
-from tests.s3_server import REGION, S3Server, free_port
+from tests.ports import free_port
+from tests.s3_server import REGION, S3Server
 
 from hindcast.sdk import NotDurable, PredictionLogger
 from hindcast.sdk.tally import COUNTING

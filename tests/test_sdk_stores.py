@@ -12,7 +12,8 @@ import pyarrow.parquet as pq
 import pytest
 from tests.bigquery_server import DATASET, PROJECT, Emulator, between, emulator
 from tests.fault_proxy import before
-from tests.s3_server import REGION, S3Server, free_port
+from tests.ports import free_port
+from tests.s3_server import REGION, S3Server
 
 from hindcast.errors import NotDelivered
 from hindcast.sdk import PredictionLogger

@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
-from tests.bigquery_server import Emulator, between, emulator, free_port
+from tests.bigquery_server import Emulator, between, emulator
+from tests.ports import free_port
 
 from hindcast.errors import SourceBusy, SourceMissing, SourceUnreadable, UsageError
 from hindcast.sources import open_source
