@@ -5,7 +5,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
-from datetime import UTC, date, datetime, timedelta, timezone
+from datetime import UTC, date, datetime, timedelta, timezone, tzinfo
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -99,6 +99,26 @@ def test_without_a_timestamp_a_row_is_of_now(make: Callable[..., PredictionLogge
     with make() as logger:
         logger.log("a", {"age": 1}, 1)
     assert before - timedelta(microseconds=1) <= rows(logs)[0]["timestamp"] <= datetime.now(UTC)
+
+
+@pytest.mark.parametrize(
+    ("moment", "expected"),
+    [
+        (0, datetime(1970, 1, 1, tzinfo=UTC)),
+        (np.int64(1_700_000_000_000_000_000), datetime(2023, 11, 14, 22, 13, 20, tzinfo=UTC)),
+        (np.datetime64("2024-03-04T12:30"), NOON),
+        (pd.Timestamp("2024-03-04 07:30", tz="America/New_York"), NOON),
+        (date(2024, 3, 4), datetime(2024, 3, 4, tzinfo=UTC)),
+    ],
+)
+def test_a_moment_may_be_any_of_pythons_and_numpys(
+    make: Callable[..., PredictionLogger], logs: Path, tmp_path: Path, moment: Any, expected: datetime
+) -> None:
+    with make() as logger:
+        logger.log("a", {"age": 1}, 1, timestamp=moment)
+        logger.log_ground_truth("a", "yes", label_timestamp=moment)
+    assert rows(logs)[0]["timestamp"] == expected
+    assert rows(tmp_path / "labels")[0]["label_timestamp"] == expected
 
 
 def test_dictionaries_only_for_text_that_repeats(make: Callable[..., PredictionLogger], logs: Path) -> None:
@@ -320,7 +340,11 @@ def test_a_file_is_finished_when_it_is_full_or_old(make: Callable[..., Predictio
         (("churn", "7", "s3://B_ad"), {}, "names no bucket"),
         (("churn", "7", "bq://a.b"), {}, "names no BigQuery table"),
         (("churn", "7", "logs"), {"store_options": {"region_name": "x"}}, "allowed are a folder"),
-        (("churn", "7", "logs"), {"max_rows": 0}, "max_rows=0: must be more than 0"),
+        (("churn", "7", "logs"), {"max_rows": 0}, "max_rows=0: must be a whole number, more than 0"),
+        (("churn", "7", "logs"), {"max_rows": 1000.5}, r"max_rows=1000\.5: must be a whole number"),
+        (("churn", "7", "logs"), {"queue_records": "9"}, "queue_records='9': must be a whole number"),
+        (("churn", "7", "logs"), {"max_seconds": float("nan")}, "max_seconds=nan: must be a number, more than 0"),
+        (("churn", "7", "logs"), {"block_seconds": -1}, "block_seconds=-1: must be a number, not less than 0"),
         (("churn", "7", "logs"), {"labels_uri": "gs://bucket"}, "allowed are a folder"),
         (("churn", "7", "logs"), {"spool": "/proc/nowhere"}, "spool /proc/nowhere: .*name a folder on the local disk"),
     ],
@@ -334,8 +358,10 @@ def test_arguments_that_make_no_sense_are_refused(
 
 def test_a_call_that_makes_no_sense_is_refused_where_it_is_made(tmp_path: Path, logs: Path) -> None:
     with PredictionLogger("churn", "7", str(logs), spool=tmp_path / "spool", metrics=False) as logger:
-        with pytest.raises(TypeError, match="features must be a dict of names to values; got tuple"):
-            logger.log("a", (1, 2), 1)  # type: ignore[arg-type] # on purpose
+        for features in ((1, 2), [1, 2], {1}, "text", np.array([1.0, 2.0]), pd.Series({"x": 1}), pd.DataFrame()):
+            says = f"features must be a dict of names to values; got {type(features).__name__}"
+            with pytest.raises(TypeError, match=says):
+                logger.log("a", features, 1)  # type: ignore[arg-type] # on purpose
         with pytest.raises(TypeError, match="model_name and model_version are those of the logger"):
             logger.log("a", {"x": 1}, 1, model_version="8")
         with pytest.raises(UsageError, match="give PredictionLogger a labels_uri"):
@@ -346,21 +372,25 @@ def test_a_call_that_makes_no_sense_is_refused_where_it_is_made(tmp_path: Path, 
 def test_a_record_that_cannot_be_written_is_counted_and_takes_no_other_with_it(
     make: Callable[..., PredictionLogger], logs: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    class Broken:
+    class Broken(tzinfo):
         def __str__(self) -> str:
+            raise RuntimeError
+
+        def utcoffset(self, _: Any) -> Any:
             raise RuntimeError
 
     logger = make()
     for i in range(50):
         logger.log(f"good-{i}", {"x": i}, 1)
-    logger.log("bad-time", {"x": 1}, 1, timestamp="yesterday")  # type: ignore[arg-type] # on purpose
+    for moment in ("yesterday", pd.NaT, 10**30, datetime(1, 1, 1), datetime(2024, 3, 4, tzinfo=Broken())):  # noqa: DTZ001 - on purpose
+        logger.log("bad-time", {"x": 1}, 1, timestamp=moment)  # type: ignore[arg-type] # on purpose
     logger.log("bad-value", {"x": Broken()}, 1)
-    with pytest.raises(NotDurable, match="2 records are neither in the store nor on the local disk"):
+    with pytest.raises(NotDurable, match=r"6 records are neither in the store .* 6 are lost \(unwritable: 6\)"):
         logger.flush()
     logger.close()
     assert len(rows(logs)) == 50
     assert logger.counts() == {
-        "logged": 50, "adopted": 0, "stored": 50, "waiting": 0, "dropped": {"unwritable": 2},
+        "logged": 50, "adopted": 0, "stored": 50, "waiting": 0, "dropped": {"unwritable": 6},
     }  # fmt: skip
     assert "1 records dropped so far: unwritable" in caplog.text
 

@@ -4,6 +4,7 @@ What counts is what a reader finds: every test reads the files of the store.
 """
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -253,6 +254,49 @@ def test_a_file_that_somebody_removes_from_the_spool_is_counted(tmp_path: Path) 
     logger.close()
 
 
+def test_a_turn_that_fails_is_never_called_durable(tmp_path: Path) -> None:
+    """Metrics that cannot be counted are as good as any trouble that nobody thought of."""
+    from prometheus_client import CollectorRegistry
+
+    logs = tmp_path / "logs"
+    logger = PredictionLogger("churn", "7", str(logs), spool=tmp_path / "spool", metrics=CollectorRegistry())
+    exposed = logger._predictions._exposed
+    assert exposed is not None
+    whole, exposed._features = exposed._features, None  # type: ignore[assignment] # on purpose
+    logger.log("a", {"x": 1.0}, 1)
+    with pytest.raises(NotDurable, match="records could not be made into files: AttributeError"):
+        logger.flush()
+    exposed._features = whole
+    assert logger.flush()
+    assert ids(logs) == ["a"]
+    logger.close()
+
+
+def test_a_spool_that_a_cleaner_removed_is_made_again(tmp_path: Path) -> None:
+    """As those of temporary folders do: the lock first, since it is the oldest, then the empty folder."""
+    logs, spool = tmp_path / "logs", tmp_path / "spool"
+    logs.write_text("not yet a folder")
+    logger = PredictionLogger("churn", "7", str(logs), spool=spool, metrics=False)
+    logger.log("a", {"x": 1}, 1)
+    logger.flush(1.5)
+    for path in spool.glob("*"):
+        shutil.rmtree(path)
+    logger.log("b", {"x": 1}, 1)
+    with pytest.raises(NotDurable, match=r"1 are lost \(spool_lost: 1\)"):
+        logger.flush(timeout=1.5)
+    (waiting,) = spool.rglob("*.parquet")
+    assert (waiting.parent / "lock").exists()  # nobody takes it from the living
+    with PredictionLogger("churn", "7", str(logs), spool=spool, metrics=False) as other:
+        other.log("c", {"x": 1}, 1)
+        assert other.flush(1.5) is False
+        assert other.counts()["adopted"] == 0
+        logs.unlink()
+    assert logger.flush()
+    shutil.rmtree(spool)
+    assert logger.close()
+    assert ids(logs) == ["b", "c"]
+
+
 # --- overload ---
 
 
@@ -281,7 +325,8 @@ def test_overload_goes_to_the_local_disk_and_from_there_to_the_store(tmp_path: P
 
 
 def test_an_overflow_keeps_what_json_has_no_word_for(tmp_path: Path) -> None:
-    from datetime import UTC, datetime
+    from datetime import UTC, date, datetime
+    from decimal import Decimal
 
     import numpy as np
 
@@ -295,20 +340,88 @@ def test_an_overflow_keeps_what_json_has_no_word_for(tmp_path: Path) -> None:
         queue_records=1,
         block_seconds=0.0,
     )
-    logger.log("first", {"x": 0.0}, 1)
+    features = {
+        "x": np.float64(1.5), "n": np.int32(2), "at": moment, "s": "ü", "d": Decimal("1.5"), "b": b"y",
+        "day": date(2024, 3, 4), "t": np.bool_(True), "many": np.array([1, 2]),
+    }  # fmt: skip
+    logger.log("first", features, 1, timestamp=moment)
     logger.flush()
     with COUNTING:
         for i in range(300):
-            logger.log(f"{i}", {"x": np.float64(1.5), "n": np.int32(2), "at": moment, "s": "ü"}, 1, timestamp=moment)
+            logger.log(f"{i}", features, 1, timestamp=moment)
     logger.close()
-    rows = [
-        row
-        for path in (tmp_path / "logs").rglob("*overflow*.parquet")
+    found = [
+        (path.name, row)
+        for path in (tmp_path / "logs").rglob("*.parquet")
         for row in pq.ParquetFile(path).read().to_pylist()
     ]
-    names = ("timestamp", "feature_x", "feature_n", "feature_at", "feature_s")
-    assert {tuple(row[name] for name in names) for row in rows} == {(moment, 1.5, 2, moment, "ü")}
+    rows = [row for name, row in found if "overflow" in name]
+    (expected,) = [row for _, row in found if row["prediction_id"] == "first"]
+    assert rows
+    for row in rows:
+        assert {**row, "prediction_id": "first"} == expected
     assert len(ids(tmp_path / "logs")) == 301
+
+
+def test_a_disk_that_takes_half_a_record_takes_no_other_with_it(tmp_path: Path) -> None:
+    """The process may write files of 20,000 bytes only, for a while."""
+    script = """
+import resource
+from hindcast.sdk.tally import COUNTING
+logger = PredictionLogger("churn", "7", sys.argv[1], spool=sys.argv[2], metrics=False, queue_records=1, block_seconds=0)
+logger.log("first", {"x": 0}, 1)
+logger.flush()
+with COUNTING:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, resource.RLIM_INFINITY))
+    for i in range(400):
+        logger.log(f"{i:04}", {"x": i, "name": "abc" * 5}, 1)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    for i in range(400, 410):
+        logger.log(f"{i:04}", {"x": i, "name": "abc" * 5}, 1)
+try:
+    logger.flush()
+except NotDurable:
+    say(logger.counts()["dropped"].get("spool_failed"), sum(logger.counts()["dropped"].values()))
+"""
+    child = process(script, tmp_path / "logs", tmp_path / "spool", stderr=subprocess.DEVNULL)
+    said, _ = child.communicate(timeout=60)
+    failed, dropped = map(int, said.split())
+    assert 0 < failed == dropped
+    found = ids(tmp_path / "logs")
+    assert len(found) == 411 - dropped
+    assert found[-11:-1] == [f"{i:04}" for i in range(400, 410)]
+
+
+def test_a_spool_of_another_version_loses_what_cannot_be_read_and_says_so(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    logs, spool = tmp_path / "logs", tmp_path / "spool"
+    with PredictionLogger("churn", "7", str(logs), spool=spool, metrics=False) as logger:
+        logger.log("first", {"x": 1}, 1)
+        logger.flush()
+        (own,) = spool.glob("*/*")
+    dead, half = own.parent / "churn-1-dead", own.parent / ".churn-2-dead"
+    for folder in (dead, half):
+        folder.mkdir()
+        (folder / "lock").touch()
+    model = '{"model_name": "other", "model_version": "1"}'
+    good = '["%s", {"x": 2}, 1, null, null, 1700000000000000000, {}]'
+    bad = ["5", "[]", "null", '{"a": 1}', "no json", '["short", 1]', good.replace("17", '{"$moment": 5}, ') % "long"]
+    lines = [model, good % "a", *bad, good % "b", (good % "torn")[:20]]
+    (dead / "overflow-1.jsonl").write_text("\n".join(lines))
+    (dead / "overflow-2.jsonl").write_text(f"{good % 'nobody'}\n{good % 's'}\n")
+    (dead / "overflow-3.jsonl").touch()
+    (dead / ".half.parquet").write_bytes(b"PAR1")
+    (dead / "of a later version").write_text("kept")
+    with PredictionLogger("churn", "7", str(logs), spool=spool, metrics=False) as heir:
+        heir.log("heir", {"x": 1}, 1)
+        with pytest.raises(NotDurable, match=r"8 are lost \(unreadable: 8\)"):
+            heir.flush()
+        assert heir.flush()
+    assert ids(logs) == ["a", "b", "first", "heir"]
+    assert [path.name for path in spool.rglob("*.jsonl*")] == ["overflow-2.jsonl.damaged"]
+    assert "does not say whose records it holds; kept, and not delivered" in caplog.text
+    assert (dead / "of a later version").read_text() == "kept"
 
 
 # --- the end of a process ---

@@ -101,7 +101,7 @@ def moments(nanoseconds: Sequence[int]) -> pa.Array:
 
 
 def nanoseconds(moment: object) -> int:
-    """Nanoseconds since 1970 of a datetime (without a zone: UTC), a date, or of such a number.
+    """Nanoseconds since 1970 of a datetime (without a zone: UTC), a date, numpy's, or of such a number.
 
     Raises
     ------
@@ -113,11 +113,13 @@ def nanoseconds(moment: object) -> int:
     >>> nanoseconds(datetime(1970, 1, 1, 1)), nanoseconds(5)
     (3600000000000, 5)
     """
-    if type(moment) is int:
-        return moment
+    if isinstance(moment, int | np.integer) and not isinstance(moment, bool):
+        return int(moment)
+    if isinstance(moment, np.datetime64):
+        moment = moment.astype("datetime64[us]").item()
     if isinstance(moment, date) and not isinstance(moment, datetime):
         moment = datetime(moment.year, moment.month, moment.day, tzinfo=UTC)
-    if isinstance(moment, datetime):
+    if isinstance(moment, datetime) and moment == moment:  # noqa: PLR0124 - pandas' NaT is a datetime, and not itself
         aware = moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment
         return (aware - _EPOCH) // timedelta(microseconds=1) * 1000
     message = f"a timestamp is a datetime, or nanoseconds since 1970 as time.time_ns() gives; got {moment!r}"

@@ -8,9 +8,8 @@ from collections import deque
 from contextlib import suppress
 from dataclasses import dataclass, field
 from queue import Empty, SimpleQueue
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from hindcast.errors import HindcastError
 from hindcast.sdk import columns
 from hindcast.sdk.spool import Finished, Spool, SpoolFull
 
@@ -34,6 +33,7 @@ class Flush:
     """Somebody waits until everything that was logged before is in files, or was counted as lost."""
 
     finished: threading.Event = field(default_factory=threading.Event)
+    error: Exception | None = None  # why it was not done
 
 
 @dataclass
@@ -90,7 +90,7 @@ class Builder:
         self._flushes: deque[Flush] = deque()
         self._wake: SimpleQueue[None] = SimpleQueue()  # reentrant, as `threading.Event` is not
         self._ending = False
-        self._drained = self._adopted = self._exposed = -_ADOPT_S
+        self._drained = self._adopted = self._exposed = self._refused = -_ADOPT_S
         self._thread = threading.Thread(target=self._run, name="hindcast-builder", daemon=True)
 
     # --- other threads ---
@@ -134,12 +134,16 @@ class Builder:
                     self._wake.get_nowait()
             ending = self._ending  # before looking: there is a turn after the last record
             flushes = [self._flushes.popleft() for _ in range(len(self._flushes))]
+            failed = None
             try:
                 self._turn(hurried=hurried, everything=ending or bool(flushes))
             except Exception as error:  # noqa: BLE001 - the thread must go on, whatever a record or a disk does
+                failed = error
                 self._tally.say("unexpected", f"logging goes on after: {error!r}", error)
             for flush in flushes:
+                flush.error = failed
                 flush.finished.set()
+        self._tally.drop(len(self._queue) + self.rows(), "unwritable", failed)
 
     def _turn(self, *, hurried: bool, everything: bool) -> None:
         now = time.monotonic()
@@ -154,8 +158,10 @@ class Builder:
             self._finish(everything=False)
             time.sleep(0)  # a request that waits for the interpreter goes first
         self._finish(everything=everything)
-        if self.spool is not None and self.spool.spilled and (everything or len(self._queue) < self._at_once):
-            self._empty(self.spool)
+        if self.spool is not None and self.spool.spilled:
+            idle = len(self._queue) < self._at_once and now - self._refused >= _EXPOSE_S
+            if everything or idle:
+                self._empty(self.spool)
         if now - self._exposed >= _EXPOSE_S:
             self._exposed = now
             self._tally.wait(len(self._queue) + self.rows(), self.spool.bytes if self.spool else 0)
@@ -167,13 +173,12 @@ class Builder:
         self._adopted = now
         try:
             self.spool = self.spool or self._open_spool()
-            found = self.spool.adopt()
-        except OSError as error:
+            self.spool.renew()
+            for item in self.spool.adopt():
+                self._tally.adopt(item.rows)
+                self._sender.add(item)
+        except Exception as error:  # noqa: BLE001 - anything may lie there
             self._tally.say("spool", f"the local disk cannot be used as a spool: {error}", error)
-            return
-        for item in found:
-            self._tally.adopt(item.rows)
-            self._sender.add(item)
 
     # --- records into columns ---
 
@@ -195,7 +200,7 @@ class Builder:
         for record in records:
             try:
                 hours.setdefault(columns.hour(record[-2]), []).append(record)
-            except (HindcastError, OverflowError) as error:
+            except Exception as error:  # noqa: BLE001 - a moment may be anything, and its time zone do anything
                 self._tally.drop(1, "unwritable", error)
         yield from hours.items()
 
@@ -228,9 +233,7 @@ class Builder:
             self._tally.drop(pending.rows, "unwritable", error)
             return
         try:
-            if self.spool is None:
-                self.spool = self._open_spool()
-            item = self.spool.keep(name, content, pending.rows)
+            item = self._kept(name, content, pending.rows)
         except SpoolFull as error:
             self._tally.drop(pending.rows, "spool_full", error)
             return
@@ -242,23 +245,42 @@ class Builder:
             item = Finished(name, pending.rows, len(content), None, content.to_pybytes())
         self._sender.add(item)
 
+    def _kept(self, name: str, content: Any, rows: int) -> Finished:
+        if self.spool is None:
+            self.spool = self._open_spool()
+        try:
+            return self.spool.keep(name, content, rows)
+        except FileNotFoundError:  # somebody removed the folder, as cleaners of temporary folders do
+            self.spool.renew()
+            return self.spool.keep(name, content, rows)
+
     def _empty(self, spool: Spool) -> None:
         try:
-            for overflow in spool.overflows():
+            for overflow in spool.overflows(len(self._names)):
                 self._convert(spool, overflow)
-        except OSError as error:
-            spool.spilled = True  # later again
+        except Exception as error:
+            spool.spilled, self._refused = True, time.monotonic()  # later again
+            if not isinstance(error, OSError):
+                raise
             self._tally.say("spool", f"records wait on the local disk, which takes no file: {error}", error)
 
     def _convert(self, spool: Spool, overflow: Overflow) -> None:
         """Make files of an overflow; until all are on the disk it stays, and would be made into the same again."""
-        made = columns.Columns(self._names)
-        for hour, records in self._by_hour(overflow.records):
-            chunk = self._chunk(made, records)
-            if chunk is not None:
-                name = f"{columns.folder_of(hour)}/{overflow.path.stem}.parquet"
-                content = columns.parquet(made.table([chunk], overflow.model))
-                self._sender.add(spool.keep(name, content, len(chunk["prediction_id"]), beyond=True))
-                self._tally.log(chunk)
+        made, kept, chunks = columns.Columns(self._names), [], []
+        try:
+            for hour, records in self._by_hour(overflow.records):
+                chunk = self._chunk(made, records)
+                if chunk is not None:
+                    name = f"{columns.folder_of(hour)}/{overflow.path.stem}.parquet"
+                    content = columns.parquet(made.table([chunk], overflow.model))
+                    kept.append(spool.keep(name, content, len(chunk["prediction_id"]), beyond=True))
+                    chunks.append(chunk)
+        except OSError:
+            for item in kept:
+                spool.forget(item)
+            raise
+        spool.done(overflow)
         self._tally.drop(overflow.lost, "unreadable")
-        spool.done(overflow.path)
+        for item, chunk in zip(kept, chunks, strict=True):
+            self._sender.add(item)
+            self._tally.log(chunk)

@@ -7,6 +7,7 @@ import os
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -16,13 +17,14 @@ from hindcast.sdk.columns import LABEL, PREDICTION, RESERVED
 from hindcast.sdk.pipeline import Limits, Pipeline
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
     from datetime import datetime
     from types import TracebackType
 
     from prometheus_client import CollectorRegistry
 
 _now = time.time_ns
+_WHOLE = ("max_rows", "queue_records", "spool_bytes")
 _REFUSED = f"{' and '.join(sorted(RESERVED))} are those of the logger; make a logger for each"
 
 
@@ -96,11 +98,7 @@ class PredictionLogger:
         }
         seconds = max_seconds if max_seconds is not None else 300.0 if uri.startswith("bq://") else 30.0
         limits = Limits(max_rows, seconds, queue_records, block_seconds, spool_bytes)
-        for name, value in (("max_seconds", seconds), ("max_rows", max_rows), ("queue_records", queue_records),
-                            ("spool_bytes", spool_bytes), ("exit_seconds", exit_seconds)):  # fmt: skip
-            if not value > 0:
-                message = f"{name}={value}: must be more than 0"
-                raise UsageError(message)
+        _check_limits({**vars(limits), "exit_seconds": exit_seconds})
         folder, options = _spool_folder(spool), store_options or {}
         self._exit_seconds = exit_seconds
         exposed = None
@@ -150,19 +148,15 @@ class PredictionLogger:
         Raises
         ------
         TypeError
-            `features` is no mapping, or a column has a name of the log's own.
+            `features` is no dict or other mapping, or a column has a name of the log's own.
         """
         pipeline = self._predictions
         if columns and not RESERVED.isdisjoint(columns):
             raise TypeError(_REFUSED)
-        try:
-            record = (
-                prediction_id, None if features is None else features.copy(),  # type: ignore[attr-defined] # checked below
-                prediction, confidence, latency_ms, timestamp or _now(), columns,
-            )  # fmt: skip
-        except AttributeError:
-            message = f"features must be a dict of names to values; got {type(features).__name__}"
-            raise TypeError(message) from None
+        record = (
+            prediction_id, features.copy() if type(features) is dict else _copied(features),
+            prediction, confidence, latency_ms, _now() if timestamp is None else timestamp, columns,
+        )  # fmt: skip
         if len(pipeline.queue) < pipeline.limit:
             pipeline.queue.append(record)
         else:
@@ -243,7 +237,7 @@ class PredictionLogger:
             raise UsageError(message)
         if columns and not RESERVED.isdisjoint(columns):
             raise TypeError(_REFUSED)
-        record = (prediction_id, ground_truth, label_timestamp or _now(), columns)
+        record = (prediction_id, ground_truth, _now() if label_timestamp is None else label_timestamp, columns)
         if len(pipeline.queue) < pipeline.limit:
             pipeline.queue.append(record)
         else:
@@ -306,6 +300,25 @@ class PredictionLogger:
         self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
     ) -> None:
         await asyncio.to_thread(self.close)
+
+
+def _check_limits(limits: Mapping[str, Any]) -> None:
+    for name, value in limits.items():
+        kind, what = (int, "a whole number") if name in _WHOLE else (int | float, "a number")
+        zero, least = (True, "not less than 0") if name == "block_seconds" else (False, "more than 0")
+        if isinstance(value, bool) or not isinstance(value, kind) or not (value > 0 or (zero and value == 0)):
+            message = f"{name}={value!r}: must be {what}, {least}"
+            raise UsageError(message)
+
+
+def _copied(features: Any) -> dict[str, Any] | None:
+    """A copy of features that are no plain dict."""
+    if features is None:
+        return None
+    if isinstance(features, Mapping):
+        return dict(features)
+    message = f"features must be a dict of names to values; got {type(features).__name__}"
+    raise TypeError(message)
 
 
 def _named(what: str, name: str) -> str:

@@ -11,7 +11,7 @@ import re
 import secrets
 import threading
 import time
-from collections import deque
+from collections import Counter, deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -83,7 +83,8 @@ class Pipeline:
         # Nothing has room in a queue that has not been started: so the usual way through `log` asks for nothing else.
         self.limit = 0
         self.closed = False
-        self.tally, self._told = Tally(self._exposed), 0
+        self.tally = Tally(self._exposed)
+        self._told: Counter[str] = Counter()
         self._builder: Builder | None = None
         self._sender: Sender | None = None
         self._process, self._starting = os.getpid(), threading.RLock()
@@ -167,11 +168,19 @@ class Pipeline:
         if not flush.finished.wait(seconds):
             message = f"{self.uri}: records were not made into files within {seconds:g} s"
             raise NotDurable(message)
+        if flush.error is not None:
+            message = f"{self.uri}: records could not be made into files: {flush.error!r}"
+            raise NotDurable(message) from flush.error
         left = sender.wait(deadline - time.monotonic())
-        lost, self._told = self.tally.lost - self._told, self.tally.lost
-        unsafe = lost + sum(item.rows for item in left if item.path is None)
+        dropped = self.tally.dropped.copy()
+        lost, self._told = dropped - self._told, dropped
+        unsafe = lost.total() + sum(item.rows for item in left if item.path is None)
         if unsafe:
-            message = f"{self.uri}: {unsafe} records are neither in the store nor on the local disk; {lost} are lost"
+            why = f" ({', '.join(f'{reason}: {rows}' for reason, rows in lost.items())})" if lost else ""
+            message = (
+                f"{self.uri}: {unsafe} records are neither in the store nor on the local disk; "
+                f"{lost.total()} are lost{why}"
+            )
             raise NotDurable(message)
         return not left and not (builder.spool is not None and builder.spool.spilled)
 

@@ -13,6 +13,7 @@ change, so that what was delivered just before the kill is delivered to the same
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import hashlib
 import json
@@ -21,10 +22,12 @@ import os
 import shutil
 import threading
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import date, datetime
+from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, unquote
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -68,6 +71,7 @@ class Overflow:
     model: dict[str, str]
     records: list[Record]
     lost: int
+    damaged: bool = False  # nothing says whose records these are
 
 
 class Spool:
@@ -98,12 +102,7 @@ class Spool:
         # locked before anybody can see it: nobody takes a folder that is being made
         fresh = self._group / f".{owner}"
         fresh.mkdir(mode=0o700)
-        (fresh / "lock").touch(mode=0o600)
-        lock = _locked(fresh / "lock")
-        if lock is None:
-            message = f"{fresh}: cannot be locked; the spool needs a disk that knows locks"
-            raise OSError(message)
-        self._lock = lock
+        self._lock = _new_lock(fresh)
         fresh.rename(self._own)
         self.bytes = 0
         self.spilled = False  # whether there are overflows
@@ -111,6 +110,13 @@ class Spool:
         self._overflow_bytes = self._overflows = 0
         # reentrant, since a signal's handler may come in between
         self._counting, self._writing = threading.RLock(), threading.RLock()
+
+    def renew(self) -> None:
+        """Make the folder and its lock again if somebody removed them, as cleaners of temporary folders do."""
+        if not (self._own / "lock").exists():
+            self._own.mkdir(mode=0o700, parents=True, exist_ok=True)
+            before, self._lock = self._lock, _new_lock(self._own)
+            os.close(before)
 
     def _grow(self, size: int) -> None:
         with self._counting:
@@ -151,41 +157,42 @@ class Spool:
             item.path.unlink(missing_ok=True)
             self._grow(-item.size)
 
-    def adopt(self) -> list[Finished]:
-        """Take over what dead processes left; overflows become this process's own."""
-        found = []
+    def adopt(self) -> Iterator[Finished]:
+        """Take over what dead processes left, file by file; overflows become this process's own."""
         for other in sorted(self._group.iterdir()):
             lock = None if other.name.startswith(".") or other == self._own else _locked(other / "lock")
             if lock is not None:
-                if other.exists():  # somebody else may have been faster
-                    found += self._taken(other)
-                os.close(lock)
-        return found
+                try:
+                    if other.exists():  # somebody else may have been faster
+                        yield from self._taken(other)
+                finally:
+                    os.close(lock)
 
-    def _taken(self, other: Path) -> list[Finished]:
-        found = []
+    def _taken(self, other: Path) -> Iterator[Finished]:
         for path in sorted(other.glob("[!.]*")):
             if path.suffix == ".parquet":
-                found += self._finished(path)
+                yield from self._finished(path)
             elif path.suffix == ".jsonl":
                 self._grow(path.stat().st_size)
                 path.replace(self._own / path.name)
                 self.spilled = True
-        shutil.rmtree(other)
-        return found
+        if {path.name for path in other.glob("[!.]*")} <= {"lock"}:  # what nobody here wrote stays
+            shutil.rmtree(other)
 
-    def _finished(self, path: Path) -> list[Finished]:
+    def _finished(self, path: Path) -> Iterator[Finished]:
         size = path.stat().st_size
         try:
             rows = pq.read_metadata(path).num_rows
         except (pa.ArrowException, OSError):
-            kept = self._group / f"{path.name}.damaged"
-            path.replace(kept)
+            kept = self._set_aside(path)
             _LOG.exception("%s: is no readable Parquet file; kept, and not delivered", kept)
-            return []
+            return
         mine = path.replace(self._own / path.name)
         self._grow(size)
-        return [Finished(unquote(mine.name), rows, size, mine)]
+        yield Finished(unquote(mine.name), rows, size, mine)
+
+    def _set_aside(self, path: Path) -> Path:
+        return path.replace(self._group / f"{path.name}.damaged")
 
     # --- records for which there was no room ---
 
@@ -207,7 +214,7 @@ class Spool:
                 raise SpoolFull(message)
             if self._overflow is None or self._overflow_bytes > _OVERFLOW_BYTES:
                 self._overflow = self._opened()
-            os.write(self._overflow, line)
+            _write_whole(self._overflow, line)
             self._overflow_bytes += len(line)
             self.spilled = True
             self._grow(len(line))
@@ -220,8 +227,15 @@ class Spool:
         self._overflows += 1
         path = self._own / f"overflow-{self._owner}-{self._overflows}.jsonl"
         file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-        os.write(file, json.dumps(self._model).encode() + b"\n")
-        self._overflow_bytes = 0
+        header = json.dumps(self._model).encode() + b"\n"
+        try:
+            _write_whole(file, header)
+        except OSError:
+            os.close(file)
+            path.unlink()
+            raise
+        self._overflow_bytes = len(header)
+        self._grow(len(header))
         return file
 
     def _shut(self) -> None:
@@ -229,33 +243,67 @@ class Spool:
             os.close(self._overflow)
             self._overflow = None
 
-    def overflows(self) -> Iterator[Overflow]:
-        """Files of records, one after the other, that nobody writes to any more."""
+    def overflows(self, width: int) -> Iterator[Overflow]:
+        """Files of records of so many values, one after the other, that nobody writes to any more."""
         with self._writing:  # what is begun from here on is not in the list
             self._shut()
             self.spilled = False
             paths = sorted(self._own.glob("overflow-*.jsonl"))
         for path in paths:
-            yield _parsed(path, self._model)
+            yield _parsed(path, width)
 
-    def done(self, path: Path) -> None:
+    def done(self, overflow: Overflow) -> None:
         """Remove an overflow whose records stand in finished files."""
-        self._grow(-path.stat().st_size)
-        path.unlink()
+        self._grow(-overflow.path.stat().st_size)
+        if overflow.damaged:
+            kept = self._set_aside(overflow.path)
+            _LOG.warning("%s: does not say whose records it holds; kept, and not delivered", kept)
+        else:
+            overflow.path.unlink()
 
     # --- the end ---
 
     def close(self) -> None:
         """Let go of the folder; if nothing waits in it, it goes."""
         self._shut()
-        if {path.name for path in self._own.iterdir()} <= {"lock"}:
-            shutil.rmtree(self._own)
+        if {path.name for path in self._own.glob("*")} <= {"lock"}:
+            shutil.rmtree(self._own, ignore_errors=True)  # somebody may have removed it before
         os.close(self._lock)
 
     def leave_to_parent(self) -> None:
         """In a forked child: folder and lock are the parent's alone."""
         self._shut()
         os.close(self._lock)
+
+
+def _new_lock(folder: Path) -> int:
+    """Make a folder's lock, which is locked when it can be seen.
+
+    Raises
+    ------
+    OSError
+    """
+    fresh = folder / ".lock"
+    fresh.touch(mode=0o600)
+    lock = _locked(fresh)
+    if lock is None:
+        message = f"{fresh}: cannot be locked; the spool needs a disk that knows locks"
+        raise OSError(message)
+    fresh.rename(folder / "lock")
+    return lock
+
+
+def _write_whole(file: int, content: bytes) -> None:
+    """Append to a file; where there is no room for all of it, append nothing.
+
+    Raises
+    ------
+    OSError
+    """
+    written = os.write(file, content)
+    if written < len(content):
+        os.ftruncate(file, os.fstat(file).st_size - written)
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def _locked(path: Path) -> int | None:
@@ -273,27 +321,33 @@ def _locked(path: Path) -> int | None:
 
 
 def _plain(value: Any) -> Any:
-    """What JSON has no word for: moments are marked, numbers of numpy are numbers, all else is text."""
-    if isinstance(value, datetime):
+    """What JSON has no word for, as columns have it: moments are marked, numbers are numbers, all else is text."""
+    if isinstance(value, date):
         return {"$moment": value.isoformat()}
-    return value.item() if hasattr(value, "item") else str(value)
+    if isinstance(value, Decimal):
+        return float(value)
+    if isinstance(value, bytes | bytearray):
+        return value.decode(errors="replace")
+    return value.item() if isinstance(value, np.generic) else str(value)
 
 
 def _moment(found: dict[str, Any]) -> Any:
     return datetime.fromisoformat(found["$moment"]) if found.keys() == {"$moment"} else found
 
 
-def _parsed(path: Path, model: dict[str, str]) -> Overflow:
+def _parsed(path: Path, width: int) -> Overflow:
     """Records of a file; the line at which a process was killed is no record, and was not promised to anybody."""
-    first, *lines = path.read_bytes().split(b"\n")[:-1] or [b""]
-    records, lost = [], 0
+    first, *lines = path.read_bytes().split(b"\n")[:-1] or [b"null"]
+    model = _json(first)
+    if not isinstance(model, dict) or not all(isinstance(value, str) for value in model.values()):
+        return Overflow(path, {}, [], len(lines), damaged=bool(lines))
+    found = [_json(line) for line in lines]
+    records = [tuple(record) for record in found if isinstance(record, list) and len(record) == width]
+    return Overflow(path, model, records, len(lines) - len(records))
+
+
+def _json(line: bytes) -> Any:
     try:
-        model = json.loads(first)
-    except ValueError:
-        lost += 1
-    for line in lines:
-        try:
-            records.append(tuple(json.loads(line, object_hook=_moment)))
-        except ValueError:
-            lost += 1
-    return Overflow(path, model, records, lost)
+        return json.loads(line, object_hook=_moment)
+    except (TypeError, ValueError):
+        return None

@@ -31,7 +31,7 @@ class Tally:
     --------
     >>> tally = Tally(None)
     >>> tally.store(2)
-    >>> tally.stored, tally.lost
+    >>> tally.stored, tally.dropped.total()
     (2, 0)
     """
 
@@ -40,11 +40,6 @@ class Tally:
         self._told: dict[str, float] = {}
         self.logged = self.adopted = self.stored = 0
         self.dropped: Counter[str] = Counter()
-
-    @property
-    def lost(self) -> int:
-        """Records that will never be in the store."""
-        return self.dropped.total()
 
     def log(self, chunk: Chunk) -> None:
         """Count records by their columns."""
