@@ -18,6 +18,7 @@ from tests.s3_server import REGION, S3Server
 from hindcast.errors import NotDelivered
 from hindcast.sdk import PredictionLogger
 from hindcast.sdk.columns import LABEL, PREDICTION, Columns, parquet
+from hindcast.sdk.fitted import fitted
 from hindcast.sdk.stores import Store, open_store
 
 __all__ = ["emulator"]
@@ -226,6 +227,19 @@ class TestBigQuery(StoreContract):
         assert {"feature_city", "timestamp"} <= {field.name for field in table.schema}
         assert self.rows() == ["a", "b"]
 
+    def test_values_of_other_types_than_the_first_are_neither_refused_nor_cut(self, store: Store) -> None:
+        """Whole numbers first, as chance has it; then what the feature really is, and what it is by mistake."""
+        for name, value in (("a", 5), ("b", 2.5), ("c", "n/a"), ("d", True), ("e", "7")):
+            store.put(f"date=2024-03-04/hour=12/other-{name}.parquet", content(name, age=value))
+        query = (
+            f"SELECT prediction_id, feature_age, unfit_feature_age FROM `{PROJECT}.{DATASET}.{self.name}` ORDER BY 1"
+        )
+        assert [tuple(row) for row in self.emulator.client().query(query).result()] == [
+            ("a", 5.0, None), ("b", 2.5, None), ("c", None, "n/a"), ("d", 1.0, None), ("e", 7.0, None),
+        ]  # fmt: skip
+        table = self.emulator.client().get_table(f"{PROJECT}.{DATASET}.{self.name}")
+        assert table.time_partitioning.field == "timestamp"
+
     def test_a_load_job_that_failed_is_followed_by_another(self, store: Store) -> None:
         name = "date=2024-03-04/hour=12/failed-000001.parquet"
         with pytest.raises(NotDelivered):
@@ -259,11 +273,51 @@ def broken(file: bytes) -> bytes:
     return file[:4] + bytes(60) + file[64:]
 
 
-def test_a_column_of_no_type_is_left_out_for_bigquery_alone(tmp_path: Path) -> None:
-    from hindcast.sdk.stores import _typed
+MOMENT = datetime(2024, 3, 4, tzinfo=UTC)
 
+
+@pytest.mark.parametrize(
+    ("kind", "value", "expected", "beside", "widened"),
+    [
+        ("INTEGER", 5, 5, None, False),
+        ("INTEGER", 5.0, 5, None, False),
+        ("INTEGER", 2.5, 2.5, None, True),
+        ("INTEGER", float("inf"), float("inf"), None, True),
+        ("INTEGER", 2.0**70, 2.0**70, None, True),
+        ("INTEGER", True, 1, None, False),
+        ("INTEGER", "7", 7, None, False),
+        ("INTEGER", "7.5", 7.5, None, True),
+        ("INTEGER", "n/a", None, "n/a", False),
+        ("FLOAT", 5, 5.0, None, False),
+        ("FLOAT64", "2.5", 2.5, None, False),
+        ("FLOAT", "n/a", None, "n/a", False),
+        ("FLOAT", MOMENT, None, str(MOMENT), False),
+        ("STRING", 2.5, "2.5", None, False),
+        ("STRING", True, "True", None, False),
+        ("BOOLEAN", 1, True, None, False),
+        ("BOOLEAN", 2, None, "2", False),
+        ("BOOLEAN", "yes", None, "yes", False),
+        ("TIMESTAMP", MOMENT, MOMENT, None, False),
+        ("TIMESTAMP", 5, None, "5", False),
+        ("NUMERIC", 5, 5, None, False),
+    ],
+)
+def test_a_file_fits_the_types_that_a_table_has(
+    kind: str, value: Any, expected: Any, beside: str | None, widened: bool
+) -> None:
+    """No value is changed, and none is lost."""
+    fits, widening = fitted(content("a", y=value), {"feature_y": kind, "prediction": "INTEGER"})
+    (row,) = pq.read_table(BytesIO(fits)).to_pylist()
+    assert (row["feature_y"], type(row["feature_y"])) == (expected, type(expected))
+    assert row.get("unfit_feature_y") == beside
+    assert widening == (["feature_y"] if widened else [])
+    assert (row["prediction_id"], row["prediction"]) == ("a", 1)
+
+
+def test_a_column_of_no_type_is_left_out_for_bigquery_alone(tmp_path: Path) -> None:
     whole = content("a", unknown=None)
     assert pa.types.is_null(pq.read_schema(BytesIO(whole)).field("feature_unknown").type)
-    assert "feature_unknown" not in pq.read_schema(BytesIO(_typed(whole))).names
-    assert pq.read_table(BytesIO(_typed(whole)))["prediction_id"].to_pylist() == ["a"]
-    assert _typed(content("a", names=LABEL)) == content("a", names=LABEL)
+    kept = pq.read_table(BytesIO(fitted(whole, {})[0]))
+    assert "feature_unknown" not in kept.column_names
+    assert kept["prediction_id"].to_pylist() == ["a"]
+    assert fitted(content("a", names=LABEL), {}) == (content("a", names=LABEL), [])

@@ -18,9 +18,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from hindcast.errors import NotDelivered, UsageError
+from hindcast.sdk.fitted import fitted
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from google.cloud.bigquery import LoadJob, LoadJobConfig
 
@@ -176,7 +177,6 @@ class BigQuery:
             raise UsageError(message)
         self._table, self._options = ".".join(found.groups()), {"project": found[1], **options}
         self._made: Any = None
-        self._exists = False
         try:
             import google.cloud.bigquery  # noqa: F401 - said now, not in a thread an hour later
         except ImportError as error:
@@ -189,7 +189,7 @@ class BigQuery:
         from google.auth.exceptions import GoogleAuthError
 
         try:
-            self._load(Path(name).stem, _typed(content))
+            self._load(Path(name).stem, content)
         except (GoogleAPICallError, RetryError, GoogleAuthError, OSError) as error:
             says = str(getattr(error, "message", "") or error).partition("\n")[0]
             message = f"bq://{self._table}: {type(error).__name__}: {says}"
@@ -198,7 +198,11 @@ class BigQuery:
     def _load(self, stem: str, content: bytes) -> None:
         from google.api_core.exceptions import Conflict
 
-        config = self._config(content)
+        kinds = self._kinds()
+        content, widened = fitted(content, kinds)
+        if widened:
+            self._widen(widened)
+        config = self._config(content, exists=bool(kinds))
         for attempt in count():
             job_id = f"hindcast-{stem}-{attempt}"
             try:
@@ -207,7 +211,6 @@ class BigQuery:
             except Conflict:
                 job, ours = self._client.get_job(job_id, retry=None, timeout=READ_SECONDS), False
             if self._loaded(job, raises=ours):
-                self._exists = True
                 return
 
     def _started(self, job_id: str, content: bytes, config: LoadJobConfig) -> LoadJob:
@@ -232,21 +235,33 @@ class BigQuery:
             return False
         return True
 
-    def _config(self, content: bytes) -> LoadJobConfig:
+    def _kinds(self) -> dict[str, str]:
+        """Types of the table's columns, by their names in lower case, as the service compares them; none: no table."""
         from google.api_core.exceptions import NotFound
+
+        try:
+            table = self._client.get_table(self._table, retry=None, timeout=READ_SECONDS)
+        except NotFound:
+            return {}
+        return {field.name.lower(): field.field_type for field in table.schema}
+
+    def _widen(self, columns: Sequence[str]) -> None:
+        """Make floats of the table's whole numbers; the service allows no other change of a type."""
+        changes = ", ".join(f"ALTER COLUMN `{name}` SET DATA TYPE FLOAT64" for name in columns)
+        job = self._client.query(f"ALTER TABLE `{self._table}` {changes}", retry=None, timeout=READ_SECONDS)
+        job.result(timeout=READ_SECONDS)
+
+    @staticmethod
+    def _config(content: bytes, *, exists: bool) -> LoadJobConfig:
         from google.cloud.bigquery import LoadJobConfig, TimePartitioning
 
         config = LoadJobConfig(source_format="PARQUET", write_disposition="WRITE_APPEND")
-        if not self._exists:
-            try:
-                self._client.get_table(self._table, retry=None, timeout=READ_SECONDS)
-                self._exists = True
-            except NotFound:
-                names = pq.read_schema(pa.BufferReader(content)).names
-                field = "timestamp" if "timestamp" in names else "label_timestamp"
-                config.time_partitioning = TimePartitioning(type_="HOUR", field=field)
-        if self._exists:
+        if exists:
             config.schema_update_options = ["ALLOW_FIELD_ADDITION", "ALLOW_FIELD_RELAXATION"]
+        else:
+            names = pq.read_schema(pa.BufferReader(content)).names
+            field = "timestamp" if "timestamp" in names else "label_timestamp"
+            config.time_partitioning = TimePartitioning(type_="HOUR", field=field)
         return config
 
     @property
@@ -256,14 +271,3 @@ class BigQuery:
 
             self._made = bigquery.Client(**self._options)
         return self._made
-
-
-def _typed(content: bytes) -> bytes:
-    """A file without the columns that are null throughout and have no type, which BigQuery cannot load."""
-    schema = pq.read_schema(pa.BufferReader(content))
-    kept = [field.name for field in schema if not pa.types.is_null(field.type)]
-    if len(kept) == len(schema):
-        return content
-    sink = pa.BufferOutputStream()
-    pq.write_table(pq.read_table(pa.BufferReader(content), columns=kept, use_threads=False), sink)
-    return sink.getvalue().to_pybytes()  # type: ignore[no-any-return] # pyarrow is not typed here
