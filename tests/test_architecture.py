@@ -22,7 +22,7 @@ FLOORS: dict[str, float] = {
     # 2: the row kernel, time, model files
     "window": 2, "baselines": 2, "calendar": 2.1, "config": 2.2, "spread": 2, "importance": 2,
     "profile.bins": 2, "profile.columns": 2.1, "profile.hashing": 2.2, "profile.profile": 2.2, "profile.sampling": 2.3,
-    "sdk.stores": 2, "sdk.arrays": 2, "sdk.columns": 2.1, "sdk.exposed": 2.1, "sdk.spool": 2.1,
+    "sdk.arrays": 2, "sdk.fitted": 2.05, "sdk.stores": 2.1, "sdk.columns": 2.1, "sdk.exposed": 2.1, "sdk.spool": 2.15,
     "sdk.tally": 2.2, "sdk.sender": 2.2, "sdk.lifecycle": 2.5, "sdk.builder": 2.3, "sdk.pipeline": 2.6,
     "sdk.logger": 2.7, "sdk": 2.8,
     "profile.fit": 2.3, "profile.slices": 2.25, "profile.rebin": 2.3, "profile.slicer": 2.3,
