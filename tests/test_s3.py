@@ -94,6 +94,12 @@ def test_a_client_is_made_once_and_shared(connect: Callable[[str], Connection]) 
             {"login": "a", "password": "b", "extra": {"role_arn": "r", "assume_role_method": "assume_role_with_saml"}},
             "assume_role_method is 'assume_role_with_saml'; allowed: assume_role",
         ),
+        (
+            {"extra": {"service_config": "s3"}},
+            r"connection 'lake': extra\.service_config is a str; allowed: a JSON obj",
+        ),
+        ({"extra": {"service_config": {"s3": 1}}}, r"extra\.service_config\.s3 is a int; allowed: a JSON object"),
+        ({"extra": {"config_kwargs": ["retries"]}}, r"extra\.config_kwargs is a list; allowed: a JSON object"),
     ],
 )
 def test_a_connection_that_makes_no_sense_says_why(
@@ -189,6 +195,31 @@ def answer(status: int, code: str) -> ClientError:
 )
 def test_what_passes_and_what_does_not(error: BaseException, expected: bool) -> None:
     assert access.passing(error) is expected
+
+
+@pytest.mark.parametrize(
+    ("extra", "said"),
+    [
+        ({"retry_seconds": "soon"}, r"connection 'lake': extra\.retry_seconds is 'soon'; allowed: a number, 0 or more"),
+        ({"backoff_seconds": -1}, r"extra\.backoff_seconds is -1; allowed"),
+        ({"retry_seconds": float("nan")}, r"extra\.retry_seconds is nan; allowed"),
+        (
+            {"config_kwargs": {"retries": {"max_attempts": [3]}}},
+            r"config_kwargs\.retries\.max_attempts is \[3\]; allowed",
+        ),
+        ({"config_kwargs": {"retries": 3}}, r"extra\.config_kwargs\.retries is a int; allowed: a JSON object"),
+    ],
+)
+def test_how_often_and_how_long_are_numbers(
+    extra: dict[str, Any], said: str, connect: Callable[[str], Connection]
+) -> None:
+    with pytest.raises(UsageError, match=said):
+        access.patience(connect(json.dumps({"conn_type": "aws", "extra": extra})))
+
+
+def test_a_login_may_be_written_as_a_number(s3: S3Server, connect: Callable[[str], Connection]) -> None:
+    content = json.loads(s3.connection()) | {"login": 1234, "password": 5678}
+    assert "its key is not accepted: InvalidAccessKeyId" in str(refused(connect(json.dumps(content)), s3.bucket()))
 
 
 @pytest.mark.parametrize("fault", ["slowdown", "broken", "reset"])

@@ -126,6 +126,31 @@ def test_a_root_that_is_not_there_is_missing_and_an_empty_one_is_not(tmp_path: P
     assert names(tmp_path / "empty") == []
 
 
+def test_what_cannot_be_listed_is_not_taken_for_empty(tmp_path: Path) -> None:
+    """A folder that leads to itself stands for one that may not be read, which nothing keeps root from doing."""
+    put(tmp_path / "date=2013-04-16/hour=21/a.parquet")
+    (tmp_path / "date=2013-04-16/hour=22").symlink_to(tmp_path / "date=2013-04-16/hour=22")
+    with pytest.raises(SourceUnreadable, match=r"hour=22: cannot be listed: Too many levels"):
+        Folder(str(tmp_path)).manifest(START, START + HOUR)
+
+
+def test_a_link_that_leads_nowhere_is_an_object_that_cannot_be_read(tmp_path: Path) -> None:
+    path = put(tmp_path / "date=2013-04-16/hour=22/a.parquet")
+    path.with_name("b.parquet").symlink_to(tmp_path / "gone.parquet")
+    source = Folder(str(tmp_path))
+    items = source.manifest(START, START + HOUR).objects
+    assert [item.name for item in items] == [f"date=2013-04-16/hour=22/{name}.parquet" for name in "ab"]
+    with pytest.raises(SourceUnreadable, match=r"b\.parquet: is no readable Parquet file: .*No such file"):
+        source.open(items[1])
+    assert source._pinned([path, path.with_name("gone.parquet")]) == items[:1], "gone since it was listed"
+
+
+def test_a_folder_that_is_called_like_a_file_is_part_of_a_reference(tmp_path: Path) -> None:
+    """As Spark writes them."""
+    put(tmp_path / "train.parquet/part-0.parquet")
+    assert [item.name for item in Folder(str(tmp_path)).below()] == ["train.parquet/part-0.parquet"]
+
+
 @pytest.mark.parametrize("content", [b"", b"PAR1", b"no parquet at all", b"PAR1" + b"\0" * 100 + b"PAR1"])
 def test_a_file_that_is_no_parquet_is_unreadable_and_named(tmp_path: Path, content: bytes) -> None:
     path = put(tmp_path / "date=2013-04-16/hour=22/a.parquet")

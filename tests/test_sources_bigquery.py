@@ -2,6 +2,7 @@
 
 import json
 import os
+import socket
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -14,7 +15,7 @@ from tests.bigquery_server import Emulator, between, emulator
 from tests.ports import free_port
 
 from hindcast.errors import SourceBusy, SourceMissing, SourceUnreadable, UsageError
-from hindcast.sources import open_source
+from hindcast.sources import bigquery_service, open_source
 from hindcast.sources.base import LogObject, Streamed
 from hindcast.sources.bigquery import BigQueryTable, TableSlice, read_session
 from hindcast.window import HOUR
@@ -244,6 +245,31 @@ def test_a_service_that_is_not_there_is_busy(connect: Callable[..., str]) -> Non
         source.manifest(START, START + HOUR)
 
 
+def test_a_service_that_never_answers_is_busy(connect: Callable[..., str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """It takes the connection and says nothing, as behind a broken network."""
+    monkeypatch.setattr(bigquery_service, "ANSWER_SECONDS", 0.1)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        port = silent.getsockname()[1]
+        source = opened("bq://acme.logs.t", connect(Emulator(port, port), retry_seconds=0.5))
+        with pytest.raises(SourceBusy, match=r"no answer: .*[Tt]imed? ?out"):
+            source.manifest(START, START + HOUR)
+
+
+def test_a_range_is_no_value_streamed_or_chosen(emulator: Emulator, connect: Callable[..., str]) -> None:
+    uri = emulator.load("plainly", rows([timedelta(0), MICROS]))
+    emulator.client().query(
+        f"CREATE OR REPLACE TABLE `{uri[5:]}_ranges` AS SELECT *, "
+        f"RANGE(DATE '2024-01-01', DATE '2024-02-01') AS feature_stay FROM `{uri[5:]}`"
+    ).result()
+    source = opened(f"{uri}_ranges", connect(emulator))
+    (item,) = source.manifest(START, START + HOUR).objects
+    assert isinstance(item, TableSlice)
+    for part in (item, replace(item, stays=())):
+        (batch,) = source.batches(part, ["feature_stay", "feature_a"])
+        assert batch.schema.types == [source.schema().field("feature_stay").type, pa.float64()]
+        assert sorted(batch.column("feature_a").to_pylist()) == [0.0, 1.0]
+
+
 def test_the_query_that_counts_is_capped(emulator: Emulator, connect: Callable[..., str]) -> None:
     source = open_source(emulator.load("dear", rows([timedelta(0)])), connect(emulator), max_gb=2.5)
     assert isinstance(source, BigQueryTable)
@@ -300,7 +326,14 @@ def test_a_connection_gives_a_service_account_and_the_project_that_pays(
 
 
 @pytest.mark.parametrize(
-    "given", [{"key_path": "nowhere.json"}, {"keyfile_dict": "{secret"}, {"keyfile_dict": {"a": "secret"}}]
+    "given",
+    [
+        {"key_path": "nowhere.json"},
+        {"key_path": 12},
+        {"keyfile_dict": "{secret"},
+        {"keyfile_dict": {"a": "secret"}},
+        {"keyfile_dict": ["secret"]},
+    ],
 )
 def test_a_key_that_cannot_be_read_is_refused_without_repeating_it(
     monkeypatch: pytest.MonkeyPatch, given: dict[str, object]
@@ -310,6 +343,20 @@ def test_a_key_that_cannot_be_read_is_refused_without_repeating_it(
     with pytest.raises(UsageError, match="connection 'bq': holds no readable key") as caught:
         _ = opened("bq://acme.logs.t", "bq").client
     assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("extra", "said"),
+    [
+        ({"api_endpoint": "localhost:9050"}, r"extra\.api_endpoint is 'localhost:9050'; allowed: http"),
+        ({"retry_seconds": "soon"}, r"extra\.retry_seconds is 'soon'; allowed: a number, 0 or more"),
+    ],
+)
+def test_a_connection_that_makes_no_sense_says_why(
+    emulator: Emulator, connect: Callable[..., str], extra: dict[str, object], said: str
+) -> None:
+    with pytest.raises(UsageError, match=f"connection 'bq': {said}"):
+        opened("bq://acme.logs.t", connect(emulator, **extra)).manifest(START, START + HOUR)
 
 
 def test_a_connection_without_a_key_means_the_credentials_of_the_environment(

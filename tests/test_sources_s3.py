@@ -434,6 +434,8 @@ def test_what_is_wrong_with_a_bucket_is_an_exit_status_and_a_sentence(
     assert (status, "there is no bucket nobodys-bucket" in output) == (3, True), output
     status, output = checked(logs={"uri": "s3:///logs", "connection": "lake"})
     assert (status, "names no bucket" in output) == (2, True), output
+    status, output = checked(logs={"uri": "s3://No_Bucket!/logs", "connection": "lake"})
+    assert (status, 'Invalid bucket name "No_Bucket!"' in output) == (2, True), output
     status, output = checked(reference={"uri": f"{place.uri}/nothing.parquet", "connection": "lake"})
     assert (status, f"{place.uri}/nothing.parquet: no such object" in output) == (3, True), output
     monkeypatch.setenv("AIRFLOW_CONN_LAKE", s3.as_("lister").connection())

@@ -27,6 +27,61 @@ class Connection:
     password: str | None = field(default=None, repr=False)
     extra: dict[str, Any] = field(default_factory=dict, repr=False)
 
+    def number(self, key: str, default: float) -> float:
+        """A number of the extra that is not negative.
+
+        Raises
+        ------
+        UsageError
+            It is none.
+
+        Examples
+        --------
+        >>> Connection("lake", extra={"retry_seconds": "30"}).number("retry_seconds", 120.0)
+        30.0
+        """
+        return number_of(self.extra, key, default, f"connection {self.id!r}: extra")
+
+    def section(self, *keys: str) -> dict[str, Any]:
+        """A JSON object inside the extra; empty where there is none.
+
+        Raises
+        ------
+        UsageError
+            Something else stands there.
+
+        Examples
+        --------
+        >>> Connection("lake", extra={"service_config": {"s3": {"a": 1}}}).section("service_config", "s3")
+        {'a': 1}
+        """
+        found: Any = self.extra
+        for at, key in enumerate(keys, 1):
+            found = found.get(key) or {}
+            if not isinstance(found, dict):
+                where = ".".join(keys[:at])
+                message = f"connection {self.id!r}: extra.{where} is a {type(found).__name__}; allowed: a JSON object"
+                raise UsageError(message)
+        return dict(found)
+
+
+def number_of(content: dict[str, Any], key: str, default: float, named: str) -> float:
+    """A number that is not negative, under a key of some JSON that is called `named`.
+
+    Raises
+    ------
+    UsageError
+    """
+    given = content.get(key, default)
+    try:
+        found = float(given)
+    except (TypeError, ValueError):
+        found = -1.0
+    if not 0 <= found < float("inf"):
+        message = f"{named}.{key} is {given!r}; allowed: a number, 0 or more"
+        raise UsageError(message)
+    return found
+
 
 def connection(name: str) -> Connection:
     """The Connection of that name.
@@ -79,13 +134,18 @@ def _from_json(name: str, text: str) -> Connection:
             content.get("host"),
             int(port) if port else None,
             content.get("schema"),
-            content.get("login"),
-            content.get("password"),
+            _text(content.get("login")),
+            _text(content.get("password")),
             dict(extra),
         )
-    except (ValueError, TypeError) as error:
+    except (AttributeError, ValueError, TypeError) as error:
         # the text holds a secret: it is not repeated
         message = (
             f"connection {name!r}: AIRFLOW_CONN_{name.upper()} is no valid JSON connection: {type(error).__name__}"
         )
         raise UsageError(message) from error
+
+
+def _text(value: Any) -> str | None:
+    """JSON may hold a number where text belongs."""
+    return None if value is None else str(value)

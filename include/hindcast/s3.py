@@ -12,6 +12,7 @@ from dataclasses import asdict
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from hindcast.connections import number_of
 from hindcast.errors import HindcastError, SourceBusy, SourceMissing, SourceUnreadable, UsageError
 
 if TYPE_CHECKING:
@@ -96,8 +97,7 @@ def _client(given: Connection) -> Any:
         message = "s3:// needs boto3, which is not installed; install hindcast[s3]"
         raise UsageError(message) from error
     extra = given.extra
-    service = (extra.get("service_config") or {}).get("s3") or {}
-    endpoint = service.get("endpoint_url") or extra.get("endpoint_url")
+    endpoint = given.section("service_config", "s3").get("endpoint_url") or extra.get("endpoint_url")
     try:
         session = boto3.session.Session(botocore_session=_session(given))
         return session.client(
@@ -117,7 +117,7 @@ def _config(given: Connection, *, own: bool) -> Any:
     from botocore import UNSIGNED
     from botocore.config import Config
 
-    options = dict(given.extra.get("config_kwargs") or {})
+    options = given.section("config_kwargs")
     if given.extra.get("anonymous") or options.get("signature_version") == "unsigned":
         options["signature_version"] = UNSIGNED
     if own:
@@ -163,7 +163,7 @@ def _assume(session: Any, given: Connection) -> None:
             " role_arn out and set AWS_ROLE_ARN and AWS_WEB_IDENTITY_TOKEN_FILE, which boto3 reads itself"
         )
         raise UsageError(message)
-    endpoint = ((extra.get("service_config") or {}).get("sts") or {}).get("endpoint_url")
+    endpoint = given.section("service_config", "sts").get("endpoint_url")
     credentials = session.get_credentials()
     if credentials is None:
         message = f"{_named(given)}: has a role_arn, and nobody has credentials that may assume it"
@@ -172,7 +172,7 @@ def _assume(session: Any, given: Connection) -> None:
         client_creator=partial(session.create_client, endpoint_url=endpoint),
         source_credentials=credentials,
         role_arn=extra["role_arn"],
-        extra_args={"RoleSessionName": "hindcast", **(extra.get("assume_role_kwargs") or {})},
+        extra_args={"RoleSessionName": "hindcast", **given.section("assume_role_kwargs")},
     )
     session._credentials = DeferredRefreshableCredentials(  # noqa: SLF001 - botocore has no public way for these
         method="assume-role", refresh_using=fetcher.fetch_credentials
@@ -185,13 +185,20 @@ def patience(given: Connection) -> tenacity.Retrying:
     Pauses are random below a limit that doubles. The Connection's ``config_kwargs.retries.total_max_attempts`` (or
     ``max_attempts``, of retries alone), and ``retry_seconds`` and ``backoff_seconds`` (the first limit) in the extra
     say otherwise. What is not `passing` is raised at once.
+
+    Raises
+    ------
+    UsageError
+        One of these is no number.
     """
     import tenacity
 
-    retries = (given.extra.get("config_kwargs") or {}).get("retries") or {}
-    attempts = int(retries.get("total_max_attempts") or int(retries.get("max_attempts", ATTEMPTS - 1)) + 1)
-    seconds = float(given.extra.get("retry_seconds", RETRY_SECONDS))
-    first = float(given.extra.get("backoff_seconds", FIRST_PAUSE))
+    retries = given.section("config_kwargs", "retries")
+    named = f"connection {given.id!r}: extra.config_kwargs.retries"
+    attempts = number_of(retries, "total_max_attempts", 0, named)
+    attempts = int(attempts or number_of(retries, "max_attempts", ATTEMPTS - 1, named) + 1)
+    seconds = given.number("retry_seconds", RETRY_SECONDS)
+    first = given.number("backoff_seconds", FIRST_PAUSE)
     return tenacity.Retrying(
         stop=tenacity.stop_after_attempt(attempts) | tenacity.stop_after_delay(seconds),
         wait=tenacity.wait_random_exponential(multiplier=first, max=LONGEST_PAUSE),
@@ -252,8 +259,8 @@ def refusal(error: Exception, uri: str, permission: str, given: Connection) -> H
 
     Returns
     -------
-    `SourceBusy` after what is `passing`, `SourceMissing` without the bucket, `UsageError` without credentials,
-    `SourceUnreadable` otherwise.
+    `SourceBusy` after what is `passing`, `SourceMissing` without the bucket, `UsageError` without credentials or of a
+    name that no bucket has, `SourceUnreadable` otherwise.
     """
     from botocore import exceptions as vendor
 
@@ -264,6 +271,8 @@ def refusal(error: Exception, uri: str, permission: str, given: Connection) -> H
             f"{uri}: no credentials: name a connection in the model file (or --connection), or set AWS_ACCESS_KEY_ID "
             "and AWS_SECRET_ACCESS_KEY"
         )
+    if isinstance(error, vendor.ParamValidationError):  # such as a bucket that cannot be called so
+        return UsageError(f"{uri}: {' '.join(str(error).split())}")
     if not isinstance(error, vendor.ClientError):
         return SourceUnreadable(f"{uri}: {_first_line(error)}")
     status, code = answered(error)

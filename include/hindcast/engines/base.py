@@ -18,9 +18,6 @@ if TYPE_CHECKING:
     from hindcast.sources.base import Manifest, Source
 
 
-GIGABYTE = 10**9
-
-
 @dataclass(frozen=True)
 class Plan:
     """What to read of one window, and what to make of it; it can be pickled and sent to executors.

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from hindcast.engines.base import GIGABYTE, Plan, Scan
+from hindcast.engines.base import Plan, Scan
 from hindcast.engines.bigquery_repeats import without_repeats
 from hindcast.engines.bigquery_sql import (
     AS_NUMBER,
@@ -31,6 +31,7 @@ from hindcast.profile.columns import buffer_values, type_name
 from hindcast.profile.profile import NEW, NEW_VALUES_KEPT, NULL_CATEGORY, Profile
 from hindcast.profile.sampling import Sample
 from hindcast.profile.scan import Scanner
+from hindcast.sources.base import GIGABYTE
 from hindcast.sources.bigquery import BigQueryTable, arrow_type, as_slice
 
 if TYPE_CHECKING:

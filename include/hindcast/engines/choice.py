@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from hindcast.engines.base import GIGABYTE
 from hindcast.errors import UsageError
+from hindcast.sources.base import GIGABYTE
 
 if TYPE_CHECKING:
     from hindcast.config import ModelFile

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
+GIGABYTE = 10**9
 Layout = Literal["partitioned", "flat"]
 
 

@@ -117,7 +117,6 @@ class BigQueryTable(Service):
         ------
         SourceMissing, SourceUnreadable, SourceBusy
         """
-        self.__dict__.pop("types", None)  # columns may have been added since the last window
         self._checked()
         sql = f"SELECT * FROM `{self.name}` WHERE `{self.times}` >= @start AND `{self.times}` < @end"
         # no limit: nobody reads all columns
@@ -162,8 +161,7 @@ class BigQueryTable(Service):
                 # it goes on by itself, from where it was, after an error that is worth trying again
                 for part in self.reader.read_rows(stream.name):  # type: ignore[no-untyped-call] # Google types it half
                     content = pa.py_buffer(part.arrow_record_batch.serialized_record_batch)
-                    whole = pa.Table.from_batches([pa.ipc.read_record_batch(content, schema)])
-                    yield from flat(whole).select(list(columns)).to_batches()
+                    yield from _chosen_of(pa.ipc.read_record_batch(content, schema), columns)
 
     def count(self, item: LogObject) -> int:
         """Rows of the slice, by a query that reads no column but its time.
@@ -192,12 +190,12 @@ class BigQueryTable(Service):
         job = self.query(sql, self.parameters(item))
         with self.translated():
             for batch in job.result(retry=self.retry).to_arrow_iterable(bqstorage_client=self.reader):
-                yield batch.rename_columns(list(columns))
+                yield from _chosen_of(batch.rename_columns(list(columns)), columns)
 
     @cached_property
     def types(self) -> dict[str, str]:
         """BigQuery's type of every column, ``ARRAY`` for what repeats; fields of structs are columns, named ``a.b``."""
-        return dict(_leaves(self._described().schema))
+        return dict(_leaves(self.described(self.name).schema))
 
     def schema(self) -> pa.Schema:
         """Columns with the Arrow types in which they are streamed."""
@@ -210,24 +208,23 @@ class BigQueryTable(Service):
         ------
         SourceMissing, SourceUnreadable, SourceBusy
         """
-        table = self._described()
-        if table.table_type not in {"TABLE", None}:
-            message = f"{self.uri}: is a {table.table_type}, of which nobody can tell when it changed; name a table"
-            raise SourceUnreadable(message)
+        table = self._table("of which nobody can tell when it changed; name a table")
         return [str(table.modified), str(table.num_rows)]
 
-    def _described(self) -> Table:
-        with self.translated():
-            return self.client.get_table(self.name, retry=self.retry)
-
     def _checked(self) -> None:
-        table = self._described()
-        if table.table_type not in {"TABLE", None}:
-            message = f"{self.uri}: is a {table.table_type}, which has no snapshots; name the table behind it"
-            raise SourceUnreadable(message)
+        table = self._table("which has no snapshots; name the table behind it")
+        self.types = dict(_leaves(table.schema))  # columns may have been added since the last window
         if self.types.get(self.times) != "TIMESTAMP":
             message = f"{self.uri}: has no column {self.times} of type TIMESTAMP, which says whose hour a row is"
             raise SourceUnreadable(message)
+
+    def _table(self, otherwise: str) -> Table:
+        """What the service knows of the table; `otherwise`: why a view, or whatever else stands there, will not do."""
+        table = self.described(self.name)
+        if table.table_type not in {"TABLE", None}:
+            message = f"{self.uri}: is a {table.table_type}, {otherwise}"
+            raise SourceUnreadable(message)
+        return table
 
 
 # The table in the queries of a window, and the place of a row among those of its id: by its time, then by its JSON.
@@ -317,6 +314,14 @@ def read_session(table: BigQueryTable, item: TableSlice, columns: Sequence[str])
             selected_fields=list(whole), row_restriction=f"{table.times} >= {start} AND {table.times} < {end}"
         ),
     )
+
+
+def _chosen_of(batch: pa.RecordBatch, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
+    """Columns as `BigQueryTable.schema` says; a range, which comes as a struct of its two ends, holds no value."""
+    found = flat(pa.Table.from_batches([batch]))
+    for name in set(columns).difference(found.column_names):
+        found = found.append_column(name, pa.repeat(pa.scalar([], arrow_type("RANGE")), batch.num_rows))
+    yield from found.select(list(columns)).to_batches()
 
 
 def arrow_type(kind: str) -> pa.DataType:

@@ -9,17 +9,19 @@ from typing import TYPE_CHECKING, Any
 
 from hindcast.connections import Connection, connection
 from hindcast.errors import HindcastError, SourceBusy, SourceMissing, SourceUnreadable, UsageError
+from hindcast.sources.base import GIGABYTE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from google.api_core.exceptions import GoogleAPICallError
-    from google.cloud.bigquery import Client, QueryJob
+    from google.cloud.bigquery import Client, QueryJob, Table
     from google.cloud.bigquery_storage_v1 import BigQueryReadClient
 
-GIGABYTE = 10**9
 # Google's client tries again for ten minutes; a task that Airflow retries need not hang so long.
 RETRY_SECONDS = 120.0
+# How long one answer is waited for, over REST; Google's client would wait for ever.
+ANSWER_SECONDS = 60.0
 _SCOPES = ("https://www.googleapis.com/auth/cloud-platform",)
 _LIMITED = {"rateLimitExceeded", "quotaExceeded", "jobRateLimitExceeded"}
 _TOO_DEAR = "exceeded limit for bytes billed"
@@ -54,7 +56,17 @@ class Service:
         given = {"maximum_bytes_billed": self.most_bytes, "query_parameters": list(parameters), **config}
         with self.translated():
             chosen = QueryJobConfig(**{name: value for name, value in given.items() if value is not None})
-            return self.client.query(sql, job_config=chosen, retry=self.retry)
+            return self.client.query(sql, job_config=chosen, retry=self.retry, timeout=ANSWER_SECONDS)
+
+    def described(self, name: str) -> Table:
+        """What the service knows of a table.
+
+        Raises
+        ------
+        SourceMissing, SourceUnreadable, SourceBusy
+        """
+        with self.translated():
+            return self.client.get_table(name, retry=self.retry, timeout=ANSWER_SECONDS)
 
     def refuse_above(self, size: int, what: str) -> None:
         """Raise where `what` would read more bytes than allowed.
@@ -84,7 +96,7 @@ class Service:
         """What Google's client tries again, for as long as the Connection's ``retry_seconds`` says."""
         from google.cloud.bigquery import DEFAULT_RETRY
 
-        return DEFAULT_RETRY.with_timeout(float(self._given.extra.get("retry_seconds", RETRY_SECONDS)))
+        return DEFAULT_RETRY.with_timeout(self._given.number("retry_seconds", RETRY_SECONDS))
 
     @cached_property
     def client(self) -> Client:
@@ -92,6 +104,11 @@ class Service:
         from google.cloud import bigquery
 
         endpoint = self._given.extra.get("api_endpoint")
+        if endpoint and not str(endpoint).startswith(("http://", "https://")):
+            message = (
+                f"connection {self._given.id!r}: extra.api_endpoint is {endpoint!r}; allowed: http://… or https://…"
+            )
+            raise UsageError(message)
         options = {"api_endpoint": endpoint} if endpoint else None
         with self.translated():
             return bigquery.Client(self.billed_to, credentials=_credentials(self._given), client_options=options)
@@ -109,7 +126,7 @@ class Service:
             from google.cloud.bigquery_storage_v1.services.big_query_read.transports import BigQueryReadGrpcTransport
 
             # a message may hold 16 MB of rows
-            channel = grpc.insecure_channel(endpoint, [("grpc.max_receive_message_length", -1)])
+            channel = grpc.insecure_channel(str(endpoint), [("grpc.max_receive_message_length", -1)])
             return BigQueryReadClient(transport=BigQueryReadGrpcTransport(channel=channel))  # type: ignore[no-untyped-call] # Google types it half
 
     @contextmanager
@@ -117,6 +134,7 @@ class Service:
         """Turn the vendor's errors into ours; what is worth trying again has been, and is `SourceBusy`."""
         from google.api_core import exceptions as api
         from google.auth import exceptions as auth
+        from requests.exceptions import RequestException
 
         try:
             yield
@@ -125,7 +143,7 @@ class Service:
         except auth.DefaultCredentialsError as error:
             message = f"{self.uri}: no credentials: name a Connection with a key, or log in: {_first_line(error)}"
             raise UsageError(message) from error
-        except (api.RetryError, auth.TransportError, ConnectionError) as error:
+        except (api.RetryError, auth.TransportError, ConnectionError, RequestException, TimeoutError) as error:
             message = f"{self.uri}: no answer: {_first_line(error)}"
             raise SourceBusy(message) from error
         except auth.GoogleAuthError as error:
@@ -171,7 +189,7 @@ def _credentials(given: Connection) -> Any:
         if key:
             content = json.loads(key) if isinstance(key, str) else key
             return Credentials.from_service_account_info(content, scopes=_SCOPES)  # type: ignore[no-untyped-call] # Google types it half
-    except (OSError, ValueError) as error:
+    except (AttributeError, OSError, TypeError, ValueError) as error:
         # what was given is a secret: it is not repeated
         message = f"connection {given.id!r}: holds no readable key of a service account: {type(error).__name__}"
         raise UsageError(message) from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,7 +17,6 @@ from hindcast.sources.base import LogObject, Manifest
 from hindcast.window import hours
 
 if TYPE_CHECKING:
-    import os
     from collections.abc import Iterable, Sequence
 
 
@@ -42,11 +42,17 @@ class Folder:
             raise SourceMissing(message)
 
     def manifest(self, start: datetime, end: datetime) -> Manifest:
-        """Objects of the hours of ``[start, end)``."""
+        """Objects of the hours of ``[start, end)``.
+
+        Raises
+        ------
+        SourceUnreadable
+            A folder may not be listed.
+        """
         if self._partitioned():
             folders = [self._root / f"date={w.start:%Y-%m-%d}" / f"hour={w.start:%H}" for w in hours(start, end)]
-            return Manifest("partitioned", self._pinned(p for f in folders for p in f.glob("*.parquet")))
-        named = ((flush_time(path.stem), path) for path in self._root.glob("*.parquet"))
+            return Manifest("partitioned", self._pinned(path for folder in folders for path in _within(folder)))
+        named = ((flush_time(path.stem), path) for path in _within(self._root))
         return Manifest("flat", self._pinned(path for time, path in named if time and start <= time <= end))
 
     def has(self, name: str) -> bool:
@@ -76,7 +82,8 @@ class Folder:
 
     def below(self) -> list[LogObject]:
         """Every Parquet file below the root, sorted by name."""
-        return sorted(self._pinned(self._root.rglob("*.parquet")))
+        found = os.walk(self._root, onerror=_refuse)
+        return sorted(self._pinned(Path(folder) / name for folder, _, names in found for name in names))
 
     def named(self, name: str) -> LogObject:
         """One file below the root, whatever its name.
@@ -86,21 +93,51 @@ class Folder:
         SourceMissing
         """
         path = self._root / name
-        if not path.is_file():
+        found = self._described(path) if path.is_file() else None
+        if found is None:
             message = f"{path}: no such Parquet file or folder of Parquet files"
             raise SourceMissing(message)
-        return self._described(path)
+        return found
 
     def _partitioned(self) -> bool:
-        return any(path.is_dir() for path in self._root.glob("date=*"))
+        return any(path.is_dir() for path in _within(self._root, "date="))
 
     def _pinned(self, paths: Iterable[Path]) -> tuple[LogObject, ...]:
-        return tuple(self._described(path) for path in sorted(paths) if finished(path.name))
+        found = (self._described(path) for path in sorted(paths) if path.suffix == ".parquet" and finished(path.name))
+        return tuple(item for item in found if item)
 
-    def _described(self, path: Path) -> LogObject:
-        facts = path.stat()
+    def _described(self, path: Path) -> LogObject | None:
+        """What a file is, or a link that leads nowhere and cannot be opened; None if it is gone since it was listed."""
+        try:
+            facts = path.stat()
+        except FileNotFoundError:
+            if not path.is_symlink():
+                return None
+            facts = path.lstat()
         arrived = datetime.fromtimestamp(facts.st_mtime, UTC)
         return LogObject(path.relative_to(self._root).as_posix(), facts.st_size, _pin(facts), arrived=arrived)
+
+
+def _within(folder: Path, prefix: str = "") -> list[Path]:
+    """What lies in a folder under names that begin so; nothing where there is no such folder.
+
+    Raises
+    ------
+    SourceUnreadable
+    """
+    try:
+        return [path for path in folder.iterdir() if path.name.startswith(prefix)]
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    except OSError as error:
+        _refuse(error)
+        raise
+
+
+def _refuse(error: OSError) -> None:
+    """Say which folder cannot be listed, instead of taking it for an empty one."""
+    message = f"{error.filename}: cannot be listed: {error.strerror}"
+    raise SourceUnreadable(message) from error
 
 
 def _pin(facts: os.stat_result) -> str:
