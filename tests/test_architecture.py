@@ -30,6 +30,7 @@ FLOORS: dict[str, float] = {
     # 3: one module per computation; sources and results
     "infer": 3, "datadocs": 3, "quality": 3.1, "alerts": 3,
     "drift.multivariate": 3, "drift.statistics": 3, "drift.baseline": 3, "drift.moments": 3.1, "drift.ranks": 3.1,
+    "drift.unseen": 3,
     "drift.windows": 3.1, "drift.sliced": 3.4, "drift.significance": 3.2, "drift.policy": 3.3, "drift.measures": 3.3,
     "performance.intervals": 3, "performance.formulas": 3.1, "performance.scores": 3.2, "performance.outcomes": 3.3,
     "performance.labels": 3, "performance.degradation": 3.1, "performance.counted": 3, "performance.service": 3.1,

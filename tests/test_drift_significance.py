@@ -17,6 +17,7 @@ from hindcast.drift import moments, ranks, significance
 from hindcast.drift import statistics as drift
 from hindcast.drift.baseline import Comparison, Totals
 from hindcast.drift.measures import FURTHER, PRIMARY, measure, p_of
+from hindcast.drift.unseen import next_sample
 from hindcast.metrics import METRICS
 from hindcast.profile.bins import Bins, fit_edges
 from hindcast.profile.profile import NEW, NULL, NULL_CATEGORY
@@ -119,8 +120,11 @@ def test_features_are_worked_on_at_once_and_an_empty_side_is_nan_in_its_row_alon
     assert empty.pvalue[4] > 0.9  # a constant that stays
 
 
+spreads = st.one_of(st.just(0.0), st.floats(1e-100, 9))  # the square of a smaller one has lost digits, or is 0
+
+
 @law
-@given(st.floats(-5, 5), st.floats(0, 9), st.integers(2, 999), st.floats(-5, 5), st.floats(0, 9), st.integers(2, 999))
+@given(st.floats(-5, 5), spreads, st.integers(2, 999), st.floats(-5, 5), spreads, st.integers(2, 999))
 def test_welch_is_antisymmetric_in_the_sides_and_blind_to_the_unit(mean, std, n, mean2, std2, m):
     found = significance.welch(mean, std, n, mean2, std2, m)
     swapped = significance.welch(mean2, std2, m, mean, std, n)
@@ -147,6 +151,9 @@ def test_tests_of_constants_and_of_nothing_are_documented_numbers_without_warnin
         assert np.isnan(significance.two_proportion_z(0, 0, 1, 4))
         assert np.isnan(significance.epps_singleton([1.0, 2, 3], np.arange(9.0))).all()
         assert np.isnan(significance.epps_singleton(np.ones(9), np.ones(9))).all()
+        assert np.isnan(significance.outside_pvalue([0, 1], [0, 9], [9, 0])).all()
+        tiny, huge = (significance.epps_singleton(np.arange(9) * s, np.arange(9) ** 2 * s) for s in (5e-324, 1e300))
+        assert tiny.pvalue == pytest.approx(huge.pvalue)
 
 
 # scipy, on raw rows
@@ -226,6 +233,86 @@ def test_fisher_is_scipys(x, n, y, m):
     x, y = min(x, n), min(y, m)
     truth = stats.fisher_exact([[x, n - x], [y, m - y]]).pvalue
     assert significance.fisher_pvalue(x, n, y, m) == pytest.approx(truth, rel=1e-7)
+
+
+@law
+@given(st.integers(1, 400), st.integers(1, 400), st.floats(0, 1))
+def test_rows_outside_of_another_samples_range_are_a_negative_hypergeometric(n, m, share):
+    """The current rows that are drawn before the second of the reference's rows."""
+    k = round(share * n)
+    assume(m > 1)  # outside of one row lie all
+    truth = stats.nhypergeom(n + m, n, 2).sf(k - 1)
+    assert significance.outside_pvalue(k, n, m) == pytest.approx(truth, rel=1e-6, abs=1e-10)
+
+
+@law
+@given(sides=two_sides())
+def test_a_pool_is_a_category_like_others_unless_it_is_small(sides):
+    pooled = drift.pool_rare(*sides)
+    n, m = sides.sum(axis=1)
+    both = pooled[0] + pooled[1]
+    expected = both[-1] * min(n, m) / (n + m)
+    plain = significance.chi2_pvalue(drift.chi2_statistic(*pooled), drift.degrees_of_freedom(*pooled))
+    found = significance.pooled_pvalue(drift.chi2_statistic, *pooled)
+    swapped = significance.pooled_pvalue(drift.chi2_statistic, *pooled[::-1])
+    assert 0 <= found <= 1
+    assert swapped == pytest.approx(found, rel=1e-6, abs=1e-12)
+    if both[-1] == 0 or expected >= 5:
+        assert found == plain
+    elif np.count_nonzero(both[:-1]) == 1:
+        (a, b), (c, d) = np.array(pooled)[:, np.r_[np.flatnonzero(both[:-1]), -1]]
+        assert found == pytest.approx(stats.fisher_exact([[a, b], [c, d]]).pvalue, rel=1e-6)
+
+
+def test_p_values_of_rare_categories_reject_no_oftener_than_they_say_with_no_drift():
+    """One row of a value that the other side lacks is impossible to chi-square, and common."""
+    g, trials = np.random.default_rng(23), 4000
+    for n, m, rare in ((30, 2000, 0.005), (200, 20_000, 0.005), (20_000, 60, 0.02)):
+        shares = [0.7, 0.3 - rare, rare]
+        pooled = drift.pool_rare(g.multinomial(m, shares, trials), g.multinomial(n, shares, trials))
+        plain = significance.chi2_pvalue(drift.chi2_statistic(*pooled), drift.degrees_of_freedom(*pooled))
+        assert (plain < 0.001).mean() > 0.002  # what chi-square itself would say
+        for test in (drift.chi2_statistic, drift.g_statistic):
+            found = significance.pooled_pvalue(test, *pooled)
+            for level in (0.001, 0.01, 0.05):
+                most = stats.binom.ppf(1 - 5e-7, trials, level)
+                assert (found < level).sum() <= 1.2 * most, (n, m, test, level)
+
+
+def test_a_range_is_exceeded_by_another_sample_as_often_as_its_p_value_says():
+    g, trials = np.random.default_rng(29), 4000
+    for n, m in ((20, 20), (2000, 50), (60, 300)):
+        then, now = g.random((trials, m)), g.random((trials, n))
+        beyond = ((now < then.min(axis=1)[:, None]) | (now > then.max(axis=1)[:, None])).sum(axis=1)
+        found = significance.outside_pvalue(beyond, n, m)
+        for level in (0.01, 0.05, 0.2):
+            assert (found < level).sum() <= stats.binom.ppf(1 - 5e-7, trials, level)
+        assert (found < 0.2).mean() > 0.05  # and not never
+
+
+@pytest.mark.parametrize(
+    ("values", "slope", "n"), [(5000, 1.1, 20_000), (50_000, 1.1, 100_000), (20_000, 0.7, 200_000), (300, 1.1, 2000)]
+)
+def test_the_next_sample_has_as_many_rows_of_other_values_as_foreseen(values, slope, n):
+    """Of 1,000 known values at most: the share of the rest is foreseen without bias, its own is too small."""
+    g = np.random.default_rng(31)
+    shares = np.arange(1, values + 1) ** -slope / (np.arange(1, values + 1) ** -slope).sum()
+    foreseen, seen, truth = [], [], []
+    for _ in range(60):
+        counts = g.multinomial(n, shares)
+        known = np.lexsort((g.random(values), -counts))[:1000]
+        known = known[counts[known] > 0]
+        others = n - counts[known].sum()
+        left, new = next_sample(counts[known], others)
+        assert left.sum() + new == pytest.approx(n)
+        assert (left >= 0).all()
+        foreseen.append(new)
+        seen.append(others)
+        truth.append(n * (1 - shares[known].sum()))
+    error = np.std(np.subtract(foreseen, truth)) / np.sqrt(60)
+    surplus = np.mean(truth) - np.mean(seen)
+    assert np.mean(foreseen) == pytest.approx(np.mean(truth), abs=4 * error + 0.05 * surplus)
+    assert surplus > 10 * error
 
 
 # Bins of a continuous feature: what docs/statistics.md states of 256 quantile bins

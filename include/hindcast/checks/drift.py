@@ -19,6 +19,7 @@ from hindcast.drift import windows
 from hindcast.drift.baseline import RANGE, SCALES, TIERS, Comparison, Totals, comparisons
 from hindcast.drift.measures import FURTHER, PRIMARY, measure, p_of
 from hindcast.drift.policy import EFFECT_FLOOR, LEAST_ROWS, Decision, Series, decide, pseudo_hours, series_of
+from hindcast.drift.unseen import next_sample
 from hindcast.profile.bins import LABEL
 from hindcast.profile.profile import INVALID, NEW, NULL, Profile, Sparse
 from hindcast.profile.scan import MISSING
@@ -146,15 +147,14 @@ def _hourly(run: Run) -> dict[str, Any]:
 def reference_totals(run: Run) -> Totals:
     """The reference as a baseline.
 
-    A category that it holds once counts as new there: of what a sample has not seen there is as much as of what it has
-    seen once (Good, 1953), and without this every value of a column of many values is news.
+    Its categories are what another sample would have of them: without this every value of a column of many values is
+    news.
     """
     if "reference" not in run.memories:
         totals, depth = Totals(run.reference.bins), run.reference.bins.depth
         totals.add(Sparse.from_bytes(run.reference.profile.to_bytes(), run.reference.bins))
-        known = totals.categorical[:, :depth]
-        totals.categorical[:, depth + NEW] += (known == 1).sum(axis=1)
-        known[known == 1] = 0
+        for counts in totals.categorical:
+            counts[:depth], counts[depth + NEW] = next_sample(counts[:depth], counts[depth + NEW])
         run.memories["reference"] = totals
     held: Totals = run.memories["reference"]
     return held

@@ -166,8 +166,17 @@ def _shares(now: Totals, then: Totals) -> dict[str, Floats]:
     return (
         _share("missing_ratio_change", missing[0], then.numeric.sum(axis=1), missing[1], now.numeric.sum(axis=1))
         | _share("zero_ratio_change", zeros[0], a.sum(axis=1), zeros[1], b.sum(axis=1))
-        | _share("out_of_range_ratio_change", np.zeros(len(a)), a.sum(axis=1), _beyond(a, b), b.sum(axis=1))
+        | _outside(a, b)
     )
+
+
+def _outside(a: Floats, b: Floats) -> dict[str, Floats]:
+    name, beyond, n, m = "out_of_range_ratio_change", _beyond(a, b), b.sum(axis=1), a.sum(axis=1)
+    some = beyond > 0
+    return {
+        name: np.where(some & (m > 0), beyond / np.where(some, n, 1.0), np.nan),
+        p_of(name): np.where(some, significance.outside_pvalue(beyond, n, m), np.nan),
+    }
 
 
 def _share(name: str, x1: Floats, n1: Floats, x2: Floats, n2: Floats) -> dict[str, Floats]:
@@ -198,19 +207,18 @@ def _categorical(now: Totals, then: Totals, *, further: bool) -> dict[str, Float
     a, b = then.categorical, now.categorical
     n, m = b.sum(axis=1), a.sum(axis=1)
     pooled = statistics.pool_rare(a, b)
-    chi2, df = statistics.chi2_statistic(*pooled), statistics.degrees_of_freedom(*pooled)
     found = {
         "n": n,
         "m": m,
-        "chi2_statistic": chi2,
-        p_of("chi2_statistic"): significance.chi2_pvalue(chi2, df),
+        "chi2_statistic": statistics.chi2_statistic(*pooled),
+        p_of("chi2_statistic"): significance.pooled_pvalue(statistics.chi2_statistic, *pooled),
         # The index sums over bins, and rare categories would fill it with noise.
         "population_stability_index": statistics.population_stability_index(*pooled),
         "jensen_shannon_distance": statistics.jensen_shannon_distance(a, b),
     }
     if further:
         found["g_statistic"] = statistics.g_statistic(*pooled)
-        found[p_of("g_statistic")] = significance.chi2_pvalue(found["g_statistic"], df)
+        found[p_of("g_statistic")] = significance.pooled_pvalue(statistics.g_statistic, *pooled)
         found["cramers_v"] = statistics.cramers_v(*pooled)
         missing, new = depth + NULL_CATEGORY, depth + NEW
         found |= _distances(a, b) | _share("missing_ratio_change", a[:, missing], m, b[:, missing], n)

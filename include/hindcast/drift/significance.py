@@ -13,12 +13,17 @@ import numpy as np
 from scipy import special
 
 from hindcast.drift import moments
-from hindcast.drift.statistics import Outcome
+from hindcast.drift.statistics import Outcome, degrees_of_freedom, sides
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from numpy.typing import ArrayLike, NDArray
 
     from hindcast.drift.statistics import Floats
+
+
+_BELOW_ONE = np.nextafter(1.0, 0.0)
 
 
 def ks_pvalue(statistic: ArrayLike, n: ArrayLike, m: ArrayLike) -> Floats:
@@ -66,6 +71,54 @@ def chi2_pvalue(statistic: ArrayLike, df: ArrayLike) -> Floats:
     value, freedom = np.asarray(statistic, dtype=np.float64), np.asarray(df, dtype=np.float64)
     lone = (freedom == 0) & (value == 0)
     return np.where(lone, 1.0, special.chdtrc(np.where(lone, 1.0, freedom), value))[()]
+
+
+def pooled_pvalue(test: Callable[[Floats, Floats], Floats], reference: ArrayLike, current: ArrayLike) -> Floats:
+    """P-value of chi-square or G after `hindcast.drift.statistics.pool_rare`, also where the pool is small.
+
+    A pool that is expected to hold 5 rows or more in the smaller sample is a category as any other. A smaller one,
+    which the chi-square distribution does not describe, is held against the rest by Fisher's exact test, the rest is
+    tested as before, and the smaller p-value counts, corrected for being the smaller of two.
+
+    Parameters
+    ----------
+    test : callable
+        `hindcast.drift.statistics.chi2_statistic` or `g_statistic`.
+    reference, current : array-like of shape (..., n_bins)
+        Counts per category, the last of which is the pool.
+
+    Returns
+    -------
+    float in [0, 1]; 1 for one lone category, nan where a side is empty. With no drift uniform, or larger than that.
+
+    References
+    ----------
+    Šidák (1967), Journal of the American Statistical Association 62(318), 626-633.
+
+    Examples
+    --------
+    One of 20 rows has a value that none of 2,000 had, which chi-square takes for impossible:
+
+    >>> from hindcast.drift.statistics import chi2_statistic, degrees_of_freedom
+    >>> then, now = np.array([1500, 500, 0]), np.array([14, 5, 1])
+    >>> f"{chi2_pvalue(chi2_statistic(then, now), degrees_of_freedom(then, now)):.0e}"
+    '2e-22'
+    >>> round(float(pooled_pvalue(chi2_statistic, then, now)), 3)
+    0.02
+    """
+    r, c, n, m = sides(reference, current)
+    whole = chi2_pvalue(test(r, c), degrees_of_freedom(r, c))
+    pool = r[..., -1] + c[..., -1]
+    small = (pool > 0) & (pool * (np.minimum(n, m) / (n + m))[..., 0] < 5)
+    if not small.any():
+        return whole
+    rest, others = r[..., :-1], c[..., :-1]
+    df = degrees_of_freedom(rest, others)
+    # Of a side that lies in the pool alone, nothing is left to be compared.
+    kept = np.where(np.isnan(df), 1.0, chi2_pvalue(test(rest, others), df))
+    rare = two_proportion_pvalue(r[..., -1], n[..., 0], c[..., -1], m[..., 0])
+    both = -np.expm1(2 * np.log1p(-np.minimum(np.minimum(kept, rare), _BELOW_ONE)))
+    return np.where(small, np.where(df > 0, both, rare), whole)[()]
 
 
 # Two shares: missing values, zeros, new categories, rows out of range
@@ -127,6 +180,37 @@ def two_proportion_pvalue(x1: ArrayLike, n1: ArrayLike, x2: ArrayLike, n2: Array
     if small.any():
         pvalue[small] = fisher_pvalue(a[small], n[small], b[small], m[small])
     return pvalue[()]
+
+
+def outside_pvalue(outside: ArrayLike, n: ArrayLike, m: ArrayLike) -> Floats:
+    """P-value of so many current rows below the least or above the greatest of the reference's rows.
+
+    A range is that of its own sample: of another one, two rows in m + 1 lie outside on average, and a test of two
+    shares, for which the reference has none there, would take that for drift. Exact for untied rows: the reference cuts
+    the current rows into m + 1 runs, of which these are two, and all cuts are equally likely.
+
+    Parameters
+    ----------
+    outside, n, m : array-like, broadcast against each other
+        Current rows outside, all current rows, all rows of the reference.
+
+    Returns
+    -------
+    float in [0, 1]; nan without rows. With no drift uniform but for its steps, or larger where rows are tied.
+
+    References
+    ----------
+    Wilks (1942), Annals of Mathematical Statistics 13(4), 400-409.
+
+    Examples
+    --------
+    >>> round(float(outside_pvalue(2, 200, 2000)), 4), round(float(outside_pvalue(5, 200, 2000)), 6)
+    (0.0232, 3.3e-05)
+    """
+    k, rows, _, others = _rows_of(outside, n, 0.0, m)
+    left = rows - k + others
+    longest = _log_choose(left, others) - _log_choose(rows + others, others)
+    return np.minimum(np.exp(longest) * (1 + k * others / left), 1.0)[()]
 
 
 def _rows_of(*parts: ArrayLike) -> tuple[Floats, Floats, Floats, Floats]:
@@ -356,7 +440,7 @@ def epps_singleton(reference: ArrayLike, current: ArrayLike, *, at: tuple[float,
     unit = (quarters[1] - quarters[0]) / 2
     if not unit > 0:
         return Outcome(np.array(np.nan), np.array(np.nan))
-    waves = [_waves(side, np.array(at) / unit) for side in (x, y)]
+    waves = [_waves(side / unit, np.array(at)) for side in (x, y)]
     covariance = (n + m) * sum(np.cov(wave, bias=True) / wave.shape[1] for wave in waves)
     inverse, rank = np.linalg.pinv(covariance, hermitian=True), np.linalg.matrix_rank(covariance, hermitian=True)
     gap = waves[0].mean(axis=1) - waves[1].mean(axis=1)
