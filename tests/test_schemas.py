@@ -176,6 +176,34 @@ def test_a_number_may_change_its_type_but_not_become_text(tmp_path: Path, kind: 
     assert rows_of(world.results, "windows")[0]["status"] == "ok"
 
 
+@pytest.mark.parametrize(
+    ("name", "change", "said"),
+    [
+        ("timestamp", lambda column: column.cast(pa.int64()), "timestamp (int64)"),
+        ("timestamp", lambda column: pc.divide(column.cast(pa.int64()), 1e6), "timestamp (double)"),
+        ("prediction_id", lambda column: pa.array([[id_] for id_ in column.to_pylist()]),
+         "prediction_id (list<element: string>)"),
+        ("prediction", lambda column: pa.array([[1]] * len(column)), "prediction (list<element: int64>)"),
+    ],
+)  # fmt: skip
+def test_a_column_of_which_nothing_can_be_made_is_named_with_its_type(
+    tmp_path: Path, name: str, change: Callable[[pa.Array], pa.Array], said: str
+) -> None:
+    """Moments that are numbers may be of any unit: nobody guesses."""
+    world = checked(tmp_path / "world", lambda t: put(t, name, change(plain(t, name))), only="quality")
+    (window,) = rows_of(world.results, "windows")
+    assert (window["status"], window["reason"]) == ("ok", f"nothing can be made of {said}")
+    metric = {"timestamp": "misplaced_ratio", "prediction_id": "duplicate_ratio"}.get(name)
+    expected = {"timestamp": ("failed", 0.5), "prediction_id": ("insufficient_data", None)}
+    for row in rows_of(world.results, "quality", window_start=at(0), subject="*", metric=metric) if metric else ():
+        assert (row["status"], row["value"]) == expected[name]
+
+
+def test_a_column_that_every_log_needs_and_that_stands_twice_is_named(tmp_path: Path) -> None:
+    world = checked(tmp_path / "world", lambda t: t.append_column("timestamp", t["timestamp"]), only="quality")
+    assert rows_of(world.results, "windows")[0]["reason"] == "nothing can be made of timestamp (stands twice)"
+
+
 # --- nested structs ---
 
 

@@ -348,9 +348,9 @@ def _judge(
 def _unknowable(rule: Rule, row: Mapping[str, float], profile: Profile) -> tuple[str, str]:
     """Status and reason of a value that the profile cannot give."""
     if rule.subject == WINDOW and rule.metric == "duplicate_ratio":
-        return "insufficient_data", "the log has no prediction_id"
+        return "insufficient_data", "the log has no prediction_id that can be read"
     if rule.subject == WINDOW and rule.metric == "freshness_minutes":
-        return "insufficient_data", "the log has no timestamp"
+        return "insufficient_data", "the log has no timestamp that can be read"
     present = row.get(f"{rule.subject}.column_present")
     if present is None:
         return "insufficient_data", "the reference has no value of this feature, so its values are not counted"

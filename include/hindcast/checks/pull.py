@@ -114,7 +114,9 @@ def _read_status(run: Run, manifest: Manifest, scan: Scan) -> tuple[str, str]:
         return "partial", reason
     if not scan.profile.rows:
         return "empty", "no rows"
-    return "ok", f"the logs lack {', '.join(sorted(scan.noted.missing))}" if scan.noted.missing else ""
+    said = [f"the logs lack {', '.join(sorted(scan.noted.missing))}"] if scan.noted.missing else []
+    said += [f"nothing can be made of {', '.join(sorted(scan.noted.unfit))}"] if scan.noted.unfit else []
+    return "ok", "; ".join(said)
 
 
 def _result(run: Run, manifest: Manifest, choice: Choice, scan: Scan, complete: Readiness) -> Result:
@@ -129,7 +131,7 @@ def _result(run: Run, manifest: Manifest, choice: Choice, scan: Scan, complete: 
         "engine": choice.reason,
         "unreadable": scan.faults,
         "unknown_columns": sorted(name.removeprefix("feature_") for name in scan.unknown),
-        "missing_columns": sorted(noted.missing),
+        "missing_columns": sorted({*noted.missing, *(name.partition(" ")[0] for name in noted.unfit)}),
         **({} if complete.ready else {"incomplete": complete.reason}),
         "versions": dict(sorted(noted.versions.items())),
     }

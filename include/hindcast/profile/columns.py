@@ -269,6 +269,20 @@ def _is_awkward(kind: pa.DataType) -> bool:
     )
 
 
+def plain_type(kind: pa.DataType) -> pa.DataType:
+    """What the values are, without how they are laid out.
+
+    Examples
+    --------
+    >>> plain_type(pa.dictionary(pa.int8(), pa.int64())), plain_type(pa.run_end_encoded(pa.int32(), pa.string()))
+    (DataType(int64), DataType(string))
+    """
+    if isinstance(kind, pa.BaseExtensionType):
+        return plain_type(kind.storage_type)
+    inner = pa.types.is_dictionary(kind) or pa.types.is_run_end_encoded(kind)
+    return plain_type(kind.value_type) if inner else kind
+
+
 def _plain(values: pa.Array) -> pa.Array:
     kind = values.type
     if isinstance(kind, pa.BaseExtensionType):

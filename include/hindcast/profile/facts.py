@@ -21,6 +21,7 @@ from hindcast.profile.columns import (
     is_text,
     mended,
     nulls,
+    plain_type,
     positions,
 )
 from hindcast.profile.hashing import fingerprint64
@@ -28,7 +29,7 @@ from hindcast.profile.sampling import SEED, DuplicateCounter, Sample
 from hindcast.unfinished import unfinished
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
     from pathlib import Path
 
     Integers = np.ndarray[tuple[int, ...], np.dtype[np.int64]]
@@ -38,6 +39,7 @@ __all__ = ["SEED", "DuplicateCounter", "Noted", "RowFacts", "Sample", "Sidecar"]
 
 # Column of the sidecar with `fingerprint64` of the id, null where there is none: what labels are joined by.
 FINGERPRINT = "prediction_fingerprint"
+_NEEDED = frozenset({"prediction_id", "timestamp", "prediction"})
 _BUFFERED_ROWS = 65_536
 _MOMENT = pa.timestamp("us", "UTC")
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -58,6 +60,8 @@ class Noted:
         Model version -> rows.
     missing : frozenset of str
         Columns that every log should have and some file has not.
+    unfit : frozenset of str
+        Of these, what some file has in a type of which nothing can be made: ``timestamp (int64)``.
 
     Examples
     --------
@@ -71,6 +75,7 @@ class Noted:
     newest: datetime | None = None
     versions: dict[str, int] = field(default_factory=dict)
     missing: frozenset[str] = frozenset()
+    unfit: frozenset[str] = frozenset()
 
     def __add__(self, other: Noted) -> Noted:
         versions = {**self.versions, **other.versions}
@@ -80,18 +85,20 @@ class Noted:
             max((moment for moment in (self.newest, other.newest) if moment), default=None),
             {name: self.versions.get(name, 0) + other.versions.get(name, 0) for name in sorted(versions)},
             self.missing | other.missing,
+            self.unfit | other.unfit,
         )
 
     def to_json(self) -> dict[str, Any]:
         """What `json` can write."""
         newest = None if self.newest is None else self.newest.isoformat()
-        return {**asdict(self), "newest": newest, "missing": sorted(self.missing)}
+        return {**asdict(self), "newest": newest, "missing": sorted(self.missing), "unfit": sorted(self.unfit)}
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> Noted:
         """Read what `to_json` gave."""
         newest = None if content["newest"] is None else datetime.fromisoformat(content["newest"])
-        return cls(**{**content, "newest": newest, "missing": frozenset(content["missing"])})
+        sets = {name: frozenset(content[name]) for name in ("missing", "unfit")}
+        return cls(**{**content, "newest": newest, **sets})
 
 
 @dataclass
@@ -139,7 +146,7 @@ class RowFacts:
     def wants(self, schema: pa.Schema) -> list[str]:
         """Columns of the log that facts are made of."""
         fixed = ["prediction_id", "model_version", "timestamp", "prediction", "confidence", "latency_ms", "error"]
-        self.noted += Noted(missing=frozenset({"prediction_id", "timestamp", "prediction"} - set(schema.names)))
+        self.noted += Noted(missing=_NEEDED.difference(schema.names), unfit=frozenset(_unfit(schema)))
         scores = [name for name in schema.names if _is_score(name)]
         return list(dict.fromkeys([*fixed, "ground_truth", *scores, *self.extra]))
 
@@ -241,6 +248,18 @@ def _moments_of(column: pa.Array) -> tuple[Integers, datetime | None]:
 def _int64(values: Integers, absent: Flags | None) -> pa.Array:
     validity = None if absent is None else pa.py_buffer(np.packbits(~absent, bitorder="little"))
     return pa.Array.from_buffers(pa.int64(), values.size, [validity, pa.py_buffer(values)])
+
+
+def _unfit(schema: pa.Schema) -> Iterator[str]:
+    """Columns that every log needs and of which nothing can be made, with the reason."""
+    for name in _NEEDED.intersection(schema.names):
+        places = schema.get_all_field_indices(name)
+        kind = plain_type(schema.field(places[0]).type)
+        moments = pa.types.is_timestamp(kind) or pa.types.is_date(kind) or pa.types.is_null(kind) or is_text(kind)
+        if len(places) > 1:
+            yield f"{name} (stands twice)"
+        elif not moments if name == "timestamp" else pa.types.is_nested(kind):
+            yield f"{name} ({kind})"
 
 
 def _is_score(name: str) -> bool:
