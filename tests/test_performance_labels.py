@@ -35,13 +35,27 @@ def at(hours):
     return NOON + timedelta(hours=hours)
 
 
-@pytest.mark.parametrize("truth", [[[1, None]], [{"x": 1}]])
-def test_a_file_whose_labels_are_lists_or_structs_is_named(tmp_path, truth):
-    table = pa.table({"prediction_id": ["a"], "ground_truth": truth, "label_timestamp": [NOON]})
+@pytest.mark.parametrize(
+    ("columns", "said"),
+    [
+        ({"ground_truth": [[1, None]]}, "nothing can be made of ground_truth (list<element: int64>)"),
+        ({"ground_truth": [{"x": 1}]}, "nothing can be made of ground_truth (struct<x: int64>)"),
+        ({"label_timestamp": [1_700_000_000]}, "nothing can be made of label_timestamp (int64)"),
+        ({"prediction_id": [["a"]]}, "nothing can be made of prediction_id (list<element: string>)"),
+        ({"id": ["a"], "prediction_id": None}, "it lacks prediction_id"),
+        ({"ground_truth": None, "label_timestamp": None}, "it lacks ground_truth, label_timestamp"),
+    ],
+)
+def test_a_file_that_holds_no_labels_is_named_with_the_reason(tmp_path, columns, said):
+    given = {"prediction_id": ["a"], "ground_truth": [1], "label_timestamp": [NOON], **columns}
+    table = pa.table({name: values for name, values in given.items() if values is not None})
     pq.write_table(table, tmp_path / "labels.parquet")
     with pq.ParquetFile(tmp_path / "labels.parquet") as file, pytest.raises(SourceUnreadable) as error:
         list(label_tables(file, "day/labels.parquet"))
-    assert str(error.value).startswith("day/labels.parquet: is no readable file of labels: ground_truth has type ")
+    assert str(error.value) == f"day/labels.parquet: holds no labels: {said}"
+    pq.write_table(table.slice(0, 0), tmp_path / "labels.parquet")
+    with pq.ParquetFile(tmp_path / "labels.parquet") as file:
+        assert list(label_tables(file, "day/labels.parquet")) == [], "of no rows nothing is asked"
 
 
 def test_a_label_from_after_as_of_does_not_exist_yet():

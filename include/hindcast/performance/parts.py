@@ -14,9 +14,8 @@ from hindcast.performance.labels import Labels, as_floats, class_name, gathered,
 from hindcast.performance.outcomes import Outcomes, exact_sum
 from hindcast.performance.scores import LARGEST
 from hindcast.performance.service import Service
-from hindcast.profile.bins import LABEL
 from hindcast.profile.columns import as_text, buffer_values, nulls
-from hindcast.profile.facts import FINGERPRINT, as_moments
+from hindcast.profile.facts import FINGERPRINT, as_moments, unfit
 from hindcast.profile.hashing import fingerprint64
 
 if TYPE_CHECKING:
@@ -73,11 +72,11 @@ def label_tables(file: pq.ParquetFile, name: str) -> Iterator[pa.Table]:
     SourceUnreadable
         It is no file of labels; `name` says which.
     """
-    wanted = [column for column in LABEL_COLUMNS if column in file.schema_arrow.names]
-    _refuse_nested(file.schema_arrow, name)
-    for group in range(file.num_row_groups):
+    if file.metadata.num_rows:
+        _refuse_unless_labels(file.schema_arrow, name)
+    for group in range(file.num_row_groups if file.metadata.num_rows else 0):
         try:
-            table = file.read_row_group(group, columns=wanted, use_threads=False)
+            table = file.read_row_group(group, columns=list(LABEL_COLUMNS), use_threads=False)
         except (OSError, pa.ArrowException) as error:
             message = f"{name}: is no readable file of labels: {error}"
             raise SourceUnreadable(message) from error
@@ -90,23 +89,21 @@ def streamed_labels(source: Streamed, item: LogObject) -> Iterator[pa.Table]:
     Raises
     ------
     SourceUnreadable
-        A column is missing, or holds lists.
+        A column is missing, or nothing can be made of it.
     SourceError
         It cannot be read.
     """
-    absent = {*LABEL_COLUMNS}.difference(source.schema().names)
-    if absent:
-        message = f"{item.name}: holds no labels: it lacks {', '.join(sorted(absent))}"
-        raise SourceUnreadable(message)
-    _refuse_nested(source.schema(), item.name)
+    _refuse_unless_labels(source.schema(), item.name)
     for batch in source.batches(item, LABEL_COLUMNS):
         yield label_table(pa.Table.from_batches([batch]))
 
 
-def _refuse_nested(schema: pa.Schema, name: str) -> None:
-    kind = schema.field(LABEL).type if schema.names.count(LABEL) == 1 else pa.null()
-    if pa.types.is_nested(kind):
-        message = f"{name}: is no readable file of labels: {LABEL} has type {kind}; it must be a class or a number"
+def _refuse_unless_labels(schema: pa.Schema, name: str) -> None:
+    absent, wrong = sorted({*LABEL_COLUMNS}.difference(schema.names)), list(unfit(schema, LABEL_COLUMNS))
+    if absent or wrong:
+        said = [f"it lacks {', '.join(absent)}"] if absent else []
+        said += [f"nothing can be made of {', '.join(wrong)}"] if wrong else []
+        message = f"{name}: holds no labels: {'; '.join(said)}"
         raise SourceUnreadable(message)
 
 

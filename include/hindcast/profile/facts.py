@@ -146,7 +146,7 @@ class RowFacts:
     def wants(self, schema: pa.Schema) -> list[str]:
         """Columns of the log that facts are made of."""
         fixed = ["prediction_id", "model_version", "timestamp", "prediction", "confidence", "latency_ms", "error"]
-        self.noted += Noted(missing=_NEEDED.difference(schema.names), unfit=frozenset(_unfit(schema)))
+        self.noted += Noted(missing=_NEEDED.difference(schema.names), unfit=frozenset(unfit(schema, _NEEDED)))
         scores = [name for name in schema.names if _is_score(name)]
         return list(dict.fromkeys([*fixed, "ground_truth", *scores, *self.extra]))
 
@@ -250,15 +250,21 @@ def _int64(values: Integers, absent: Flags | None) -> pa.Array:
     return pa.Array.from_buffers(pa.int64(), values.size, [validity, pa.py_buffer(values)])
 
 
-def _unfit(schema: pa.Schema) -> Iterator[str]:
-    """Columns that every log needs and of which nothing can be made, with the reason."""
-    for name in _NEEDED.intersection(schema.names):
+def unfit(schema: pa.Schema, needed: Iterable[str]) -> Iterator[str]:
+    """Columns of which nothing can be made, with their type: moments that are none, other values that are lists.
+
+    Examples
+    --------
+    >>> list(unfit(pa.schema({"timestamp": pa.int64(), "prediction": pa.int64()}), ["timestamp", "prediction"]))
+    ['timestamp (int64)']
+    """
+    for name in (name for name in needed if name in schema.names):
         places = schema.get_all_field_indices(name)
         kind = plain_type(schema.field(places[0]).type)
         moments = pa.types.is_timestamp(kind) or pa.types.is_date(kind) or pa.types.is_null(kind) or is_text(kind)
         if len(places) > 1:
             yield f"{name} (stands twice)"
-        elif not moments if name == "timestamp" else pa.types.is_nested(kind):
+        elif not moments if name.endswith("timestamp") else pa.types.is_nested(kind):
             yield f"{name} ({kind})"
 
 
