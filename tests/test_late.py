@@ -211,3 +211,33 @@ def test_beyond_the_limit_a_window_is_failed_and_nothing_is_judged(tmp_path: Pat
     assert not list((world.folder / "results/artifacts/facts").rglob("*.parquet"))
     worlds.model_file(world, logs={**logs, "max_unreadable": 0.5})
     assert worlds.check_window(world, 0)["pull"]["status"] == "partial"
+
+
+# --- labels ---
+
+
+def test_a_file_of_labels_that_holds_none_ends_the_check_with_its_name(tmp_path: Path) -> None:
+    """Nothing is left of the others: a part of the labels is no random part."""
+    world = worlds.write(tmp_path / "world", hours=1)
+    arguments = ("check", "alpha", "--window", text(0), "--only", "performance")
+    (path, *_) = sorted(world.labels().rglob("*.parquet"))
+    table = pq.read_table(path, partitioning=None)
+    pq.write_table(table.drop_columns(["prediction_id"]), path.with_name("other.parquet"))
+    found = cli(world, *arguments)
+    assert found.exit_code == 3
+    assert "other.parquet: holds no labels: it lacks prediction_id" in found.output
+    assert rows_of(world.results, "performance") == []
+    path.with_name("other.parquet").unlink()
+    assert cli(world, *arguments).exit_code == 0
+    assert {row["status"] for row in rows_of(world.results, "performance", metric="accuracy", segment="*")} == {"ok"}
+
+
+def test_rows_without_any_label_say_so(tmp_path: Path) -> None:
+    world = worlds.write(tmp_path / "world", hours=1)
+    for path in world.labels().rglob("*.parquet"):
+        path.unlink()
+    assert cli(world, "check", "alpha", "--window", text(0), "--only", "performance").exit_code == 0
+    found = rows_of(world.results, "performance", metric="accuracy", segment="*")
+    assert {(row["status"], row["reason"]) for row in found} == {
+        ("insufficient_data", "no label of these rows is known yet")
+    }
