@@ -1,6 +1,8 @@
 """At-least-once loggers: duplicates are counted, or dropped so that the figures are those without them."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -128,6 +130,21 @@ def test_the_same_row_stays_whatever_the_files(
     worlds.check_window(world, 0)
     assert pq.read_table(path).equals(stayed)
     assert 10 < sum(value == 77.0 for value in stayed["amount"].to_pylist()) < 90
+
+
+def test_looking_at_copies_does_not_import_pandas() -> None:
+    """Which `pa.array` of a list does, for a third of a second in every task that has a duplicate."""
+    program = """
+import sys
+import numpy as np, pyarrow as pa
+from hindcast.engines.repeats import content_of
+from hindcast.profile.columns import Rows, arrow
+rows = Rows(pa.table({"a": arrow(["x", "y", "x"], pa.string()), "b": arrow([1, 2, 1], pa.int64())}))
+first, second, third = content_of(rows, ["a", "b"], np.arange(3)).tolist()
+assert first == third != second
+assert "pandas" not in sys.modules
+"""
+    subprocess.run([sys.executable, "-c", program], check=True)
 
 
 def test_rows_without_an_id_are_all_kept(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 import json
 import os
 import socket
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -243,6 +244,12 @@ def test_a_service_that_is_not_there_is_busy(connect: Callable[..., str]) -> Non
     source = opened("bq://acme.logs.t", connect(Emulator(free_port(), free_port()), retry_seconds=1))
     with pytest.raises(SourceBusy, match="no answer"):
         source.manifest(START, START + HOUR)
+
+
+def test_without_googles_client_it_is_said_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "google.cloud.bigquery", None)
+    with pytest.raises(UsageError, match=r"logs\.t: .* is not installed: pip install 'hindcast\[bigquery\]'"):
+        opened("bq://acme.logs.t").manifest(START, START + HOUR)
 
 
 def test_a_service_that_never_answers_is_busy(connect: Callable[..., str], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -108,7 +108,7 @@ def _repeats(plan: Plan, objects: Sequence[LogObject]) -> Repeats:
         nonlocal name
         name = objects[number].name
         try:
-            return plan.source.open(objects[number])
+            return plan.source.open(objects[number], plan.bins.categorical)
         except SourceUnreadable:
             return None  # whoever reads its rows will say so
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pyarrow as pa
 
-from hindcast.profile.columns import as_text, buffer_values, flat_schema, nulls, positions, row_groups
+from hindcast.profile.columns import arrow, as_text, buffer_values, flat_schema, nulls, positions, row_groups
 from hindcast.profile.facts import as_moments, within
 from hindcast.profile.hashing import fingerprint64
 from hindcast.profile.sampling import DuplicateCounter
@@ -169,7 +169,7 @@ def content_of(block: Block, names: Sequence[str], rows: Integers) -> Integers:
         texts = _texts(block, name, rows)
         if texts is None or texts.null_count == rows.size:
             continue
-        own = fingerprint64(texts).view(np.uint64) ^ fingerprint64(pa.array([name])).view(np.uint64)
+        own = fingerprint64(texts).view(np.uint64) ^ fingerprint64(arrow([name], pa.string())).view(np.uint64)
         own = (own ^ (own >> np.uint64(29))) * _ODD
         absent = nulls(texts)
         mixed += own if absent is None else np.where(absent, np.uint64(0), own)
