@@ -22,6 +22,7 @@ SCRIPTS = {
     "explanations.py": ("--scale 0.2 --repeats 1", "--scale 1 --repeats 3"),
     "sdk.py": ("--records 40000 --blocks 200 --seconds 3 --repeats 1", "--records 100000 --blocks 500 --seconds 10"),
     "files.py": ("--scale 0.2 --repeats 1", "--scale 1 --repeats 3"),
+    "repeats.py": ("--rows 200000 --repeats 1", ""),
     "buckets.py": ("--objects 2000 --hours 20", ""),
     "job.py": ("--rows 200000 --repeats 1", "--rows 1000000"),
     "hour.py": ("--repeats 1 --history 24", ""),

@@ -26,6 +26,7 @@ def run(name: str, *options: str) -> str:
         ("accuracy.py", "--rows 500 --bins 64", {"500 rows, 64 bins, no drift"}, {"KS max", "W/σ median"}),
         ("files.py", "--scale 0.001 --repeats 1", {"2 files", "one file"}, {"peak", "net ratio"}),
         ("sdk.py", "--records 2000 --blocks 3 --seconds 0.1 --repeats 1", {"PredictionLogger.log"}, {"ns", "p99.9"}),
+        ("repeats.py", "--rows 3000 --repeats 1", {"0.0% duplicated, count", "0.1% duplicated, drop"}, {"dropped"}),
         ("buckets.py", "--objects 40 --hours 4", {"pin one hour", "pin and open one hour"}, {"objects", "requests"}),
         ("job.py", "--rows 2000 --repeats 1", {"pull", "performance", "all"}, {"CPU"}),
         ("explanations.py", "--scale 0.01 --repeats 1", {"permutation of LightGBM"}, {"largest difference"}),

@@ -133,9 +133,10 @@ class Service:
     def translated(self) -> Iterator[None]:
         """Turn the vendor's errors into ours; what is worth trying again has been, and is `SourceBusy`."""
         try:
+            import google.cloud.bigquery
+            import google.cloud.bigquery_storage_v1  # noqa: F401 - whether they are there
             from google.api_core import exceptions as api
             from google.auth import exceptions as auth
-            from google.cloud import bigquery, bigquery_storage_v1  # noqa: F401 - whether they are there
             from requests.exceptions import RequestException
         except ImportError as error:
             message = f"{self.uri}: {error.name} is not installed: pip install 'hindcast[bigquery]'"
