@@ -52,7 +52,7 @@ FLOORS: dict[str, float] = {
     "report.pages": 4.3,
     # 5: the checks, which a task and a command share
     "checks.reference": 5, "checks.context": 5,
-    "checks.levels": 5, "checks.run": 5.1, "checks.pull": 5.2,
+    "checks.levels": 5, "checks.statuses": 5, "checks.run": 5.1, "checks.pull": 5.2,
     "checks.quality": 5.2, "checks.segments": 5.15, "checks.labels": 5.2, "checks.refit": 5.25, "checks.drift": 5.27,
     "checks.evaluation": 5.2, "checks.performance": 5.3, "checks.importance": 5.3, "diagnosis": 5.4,
     "checks.multivariate": 5.3, "checks.triage": 5.5, "checks": 5.6,

@@ -140,12 +140,15 @@ def test_the_worst_hour_of_a_drifted_segment_is_told_once() -> None:
 def test_what_a_column_is_like_is_said_of_the_whole_and_of_each_segment(tmp_path: Path) -> None:
     world = worlds.write(tmp_path / "world", features=None, labels="none")
     constant = worlds.reference(5000).append_column("feature_const", pa.array([1.0] * 5000))
+    constant = constant.append_column("feature_void", pa.nulls(5000, pa.float64()))
     pq.write_table(constant, world.folder / "reference.parquet")
 
     def strange(table: pa.Table) -> pa.Table:
         n = table.num_rows
         table = table.append_column("feature_const", pa.array([1.0] * n)).drop_columns(["feature_distance"])
         table = table.append_column("feature_extra", pa.array(range(n)))
+        table = table.append_column("feature_void", pa.array(range(n)))
+        table = put(table, "feature_origin", pa.array(np.arange(n) % 3 + 0.5))
         table = put(table, "feature_load", pa.nulls(n, pa.float64()))
         return put(table, "feature_stops", pa.array(["many"] * n))
 
@@ -153,10 +156,18 @@ def test_what_a_column_is_like_is_said_of_the_whole_and_of_each_segment(tmp_path
     check_window(world, 0)
     expected = {
         "distance": "missing_column", "load": "all_null", "stops": "type_changed", "const": "constant", "amount": "ok",
+        "origin": "type_changed",
     }  # fmt: skip
     for segment in ("*", "carrier=AA"):
         rows = of(world, window_start=at(0), segment=segment)
         found = {row["feature"]: row["status"] for row in rows if row["feature"] in expected}
         assert found == expected
         assert all(row["value"] is None or math.isfinite(row["value"]) for row in rows)
-    assert [row["status"] for row in rows_of(world.results, "quality", subject="extra")] == ["new_column"]
+    for name in ("extra", "void"):
+        assert [row["status"] for row in rows_of(world.results, "quality", subject=name)] == ["new_column"]
+        assert [row["status"] for row in of(world, window_start=at(0), feature=name)] == ["new_column"]
+    (gone,) = of(world, window_start=at(0), segment="*", feature="load", metric="missing_ratio_change")
+    assert gone["value"] == pytest.approx(0.98, abs=0.02)
+    assert gone["p_value"] < 1e-9
+    check_window(world, 0)  # replaces its rows
+    assert len(of(world, window_start=at(0), feature="extra")) == 1

@@ -298,7 +298,7 @@ def _unknown(facts: WindowFacts, features: Mapping[str, Feature]) -> list[str]:
 
 
 def _new_column(name: str) -> Row:
-    reason = "the log has this column; the model file and the reference do not"
+    reason = "the log has this column; the model file and the reference know no value of it"
     return _row(Rule(name, "column_present"), 1.0, "new_column", reason)
 
 

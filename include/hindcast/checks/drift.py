@@ -15,13 +15,14 @@ from hindcast.checks.levels import accepted, hours_before, just_accepted, left_o
 from hindcast.checks.refit import refitted
 from hindcast.checks.run import Result, Run
 from hindcast.checks.segments import segment_rows
+from hindcast.checks.statuses import UNKNOWN, status_of
 from hindcast.drift import windows
 from hindcast.drift.baseline import RANGE, SCALES, TIERS, Comparison, Totals, comparisons
 from hindcast.drift.measures import FURTHER, PRIMARY, measure, p_of
 from hindcast.drift.policy import EFFECT_FLOOR, LEAST_ROWS, Decision, Series, decide, pseudo_hours, series_of
 from hindcast.drift.unseen import next_sample
 from hindcast.profile.bins import LABEL
-from hindcast.profile.profile import INVALID, NEW, NULL, Profile, Sparse
+from hindcast.profile.profile import NEW, Sparse
 from hindcast.profile.scan import MISSING
 from hindcast.results import tables
 from hindcast.spread import REMEMBERED, Memory, overlapping
@@ -139,7 +140,7 @@ def _hourly(run: Run) -> dict[str, Any]:
     table = tables.drift.c
     own = (table.model_name == run.model.model, table.window_start == run.window.start, table.scale_hours == 1)
     stored = run.store.values(select(table.feature).where(*own).distinct())
-    subjects = {*run.reference.features, *run.reference.bins.subjects.values(), "*"}
+    subjects = {*run.reference.features, *run.reference.bins.subjects.values(), *run.pulled["unknown_columns"], "*"}
     features = sorted({*subjects, *stored} - {label_of(run.reference.bins)})
     return {**run.key, "scale_hours": 1, "feature": features}
 
@@ -340,6 +341,7 @@ def _rows(
                 status, reason = "insufficient_data", decision.reason
             rows += _metric_rows(run, column, name, baseline, comparison, found, decision, status, reason, version)
     rows += segment_rows(run, _columns(run), run.memories["left out"])
+    rows += [_unknown_row(run, name, version) for name in run.pulled["unknown_columns"]]
     crowded = {run.reference.bins.subjects[column]: share for column, share in run.reference.high_cardinality.items()}
     for row in rows:
         planned = run.model.calendar.planned(row["feature"], run.window.start)
@@ -351,12 +353,27 @@ def _rows(
     return rows
 
 
-def _columns(run: Run) -> dict[str, tuple[str, str, str]]:
-    """Column -> what it is called, and what can be said of it at all: of the slices too."""
-    return {
-        column: (name, *status_of(run.profile, run.reference.profile, column))
-        for column, name in _shown(run, "reference").items()
+def _unknown_row(run: Run, name: str, version: str) -> Row:
+    """The one row of a feature that the reference knows no value of."""
+    status, reason = UNKNOWN
+    key = {
+        "segment": "*",
+        "feature": name,
+        "baseline": "reference",
+        "scale_hours": 1,
+        "metric": "jensen_shannon_distance",
     }
+    return {**run.key, "model_version": version, **key, "status": status, "reason": reason}
+
+
+def _columns(run: Run) -> dict[str, tuple[str, str, str]]:
+    """Column -> what it is called, and what can be said of it in every slice: some have numbers where others do not."""
+    found = {}
+    for column, name in _shown(run, "reference").items():
+        status, reason = status_of(run.profile, run.reference.profile, column)
+        some = status == "type_changed" and column in run.reference.bins.numeric
+        found[column] = (name, "ok", "") if some else (name, status, reason)
+    return found
 
 
 def _chosen(run: Run, baseline: str, hourly: Mapping[str, Comparison]) -> Comparison | None:
@@ -415,8 +432,9 @@ def _metric_rows(
     kind = "ks" if column in run.reference.bins.numeric else "phi"
     main = "ks_statistic" if kind == "ks" else "chi2_statistic"
     columns = "numeric" if kind == "ks" else "categorical"
-    further = FURTHER[columns] if status == "ok" else ()
-    metrics = [*PRIMARY[columns], *(metric for metric in further if metric in found)]
+    # Of nulls alone, that they are missing is all that can be said.
+    told = {"ok": FURTHER[columns], "all_null": ("missing_ratio_change",)}.get(status, ())
+    metrics = [*PRIMARY[columns], *(metric for metric in told if metric in found)]
     seasonal = decision is not None and decision.tier == comparison.tier
     effect = found.get("wasserstein_normalized" if kind == "ks" else "jensen_shannon_distance", float("nan"))
     drifted = None
@@ -448,9 +466,9 @@ def _metric_rows(
             {
                 **shared,
                 "metric": metric,
-                "value": value if status in {"ok", "constant", "type_changed"} else None,
+                "value": value if status in {"ok", "constant", "type_changed"} or metric in told else None,
                 "threshold": threshold,
-                "p_value": found.get(p_of(metric)) if status == "ok" else None,
+                "p_value": found.get(p_of(metric)) if status == "ok" or metric in told else None,
                 "status": "insufficient_data" if status == "ok" and value is None else status,
                 "reason": undefined if value is None else said,
             }
@@ -460,29 +478,3 @@ def _metric_rows(
 
 def _far(found: Mapping[str, float], main: str, effect: float) -> bool:
     return p_of(main) in found and found[p_of(main)] < 0.001 and effect >= EFFECT_FLOOR[1]
-
-
-def status_of(profile: Profile, reference: Profile, column: str) -> tuple[str, str]:
-    """What can be said of a column of the window at all.
-
-    Returns
-    -------
-    status and reason; ``ok`` with no reason when its distribution can be compared.
-    """
-    types = profile.types.get(column, {})
-    bins = profile.bins
-    if column not in bins.numeric and column not in bins.categorical:
-        return "insufficient_data", "the reference has no values of it"
-    if profile.rows and set(types) == {MISSING}:
-        return "missing_column", f"no log file of the window has the column {column}"
-    numeric = column in bins.numeric
-    i = (bins.numeric if numeric else bins.categorical).index(column)
-    counts = profile.numeric[i] if numeric else profile.categorical[i]
-    null, invalid = (bins.width + NULL, bins.width + INVALID) if numeric else (bins.depth + 1, bins.depth + 2)
-    if counts[invalid]:
-        return "type_changed", f"{counts[invalid]} values are no {'numbers' if numeric else 'text'}: {', '.join(types)}"
-    if profile.rows and counts[null] == counts.sum():
-        return "all_null", "every value is null"
-    then = reference.numeric[i, : bins.width] if numeric else reference.categorical[i]
-    same = np.count_nonzero(then) == 1 and np.array_equal(counts[: then.size] > 0, then > 0)
-    return ("constant", "one value, in the reference and in the window") if same else ("ok", "")

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from hindcast.checks.drift import status_of
 from hindcast.checks.run import Result, Run
+from hindcast.checks.statuses import status_of
 from hindcast.errors import NotEnoughData
 from hindcast.importance import global_importance
 

@@ -33,6 +33,8 @@ MOST_STORED = 100
 # Of the last hours so many are summed where no hour of earlier weeks or days is known, and so few are enough.
 _TRAIL, _ENOUGH = 24, 3
 _HELD = 64
+# What the whole is, every slice of it is.
+_ALIKE = ("constant", "type_changed")
 
 
 def segment_rows(run: Run, columns: Mapping[str, tuple[str, str, str]], flags: Mapping[datetime, Flags]) -> list[Row]:
@@ -42,7 +44,7 @@ def segment_rows(run: Run, columns: Mapping[str, tuple[str, str, str]], flags: M
     ----------
     run : Run
     columns : mapping
-        Column -> what it is called, and status and reason of the whole window's: what says something about every slice.
+        Column -> what it is called, and status and reason of the whole window's, where they are those of every slice.
     flags : mapping
         Hour -> columns that it says nothing usual about.
     """
@@ -206,7 +208,7 @@ class _Found:
         states = [shown[column][1] if column in shown else "" for column in self.columns]
         there = np.array([state not in {"missing_column", "insufficient_data"} for state in states])
         enough = np.minimum(found["n"], found["m"]) >= LEAST_ROWS
-        ok = there & (np.array(states) != "constant") & ~broken & enough
+        ok = there & ~np.isin(states, _ALIKE) & ~broken & enough
         pvalue = np.full(shape, np.nan)
         for kind, columns in (("numeric", numeric), ("categorical", ~numeric)):
             if columns.any():
@@ -234,7 +236,7 @@ class _Found:
         least = min(values["n"], values["m"])
         if least < LEAST_ROWS:
             return "insufficient_data", f"{least:.0f} values; {LEAST_ROWS} are needed"
-        return ("constant", reason) if status == "constant" else ("ok", "")
+        return (status, reason) if status in _ALIKE else ("ok", "")
 
     def _small(self, j: int) -> Row:
         return {

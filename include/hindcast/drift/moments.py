@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 
     from hindcast.drift.statistics import Floats
 
+# Of larger numbers the squares of distances overflow, of the inverse they underflow.
+_SQUARED = 1e140
+
 
 def binned_mean(counts: ArrayLike, sums: ArrayLike) -> Floats:
     """Mean of the rows, exactly: `sums` are the sums of the values per bin; nan without rows.
@@ -55,11 +58,30 @@ def binned_std(edges: ArrayLike, counts: ArrayLike, sums: ArrayLike) -> Floats:
     1.19
     """
     weight = np.asarray(counts, dtype=np.float64)
-    means, within = bin_means(edges, weight, sums)
-    centre = binned_mean(weight, sums)[..., np.newaxis]
+    places, values, unit = in_units(edges, sums)
+    means, within = bin_means(places, weight, values)
+    centre = binned_mean(weight, values)[..., np.newaxis]
     spread = np.where(weight > 0, weight * ((means - centre) ** 2 + within), 0.0)
     total = row_sums(weight)
-    return np.sqrt(row_sums(spread) / np.where(total > 0, total, np.nan))
+    std: Floats = np.sqrt(row_sums(spread) / np.where(total > 0, total, np.nan)) * unit
+    return std
+
+
+def in_units(edges: ArrayLike, sums: ArrayLike) -> tuple[Floats, Floats, Floats]:
+    """Edges and sums in units whose squares are numbers, and the unit, a power of two: 1 but for huge or tiny edges.
+
+    Examples
+    --------
+    >>> edges, sums, unit = in_units([2.0**1000, np.inf], [2.0**999, 0.0, 0.0])
+    >>> edges.tolist(), sums.tolist(), float(unit) == 2.0**1000
+    ([1.0, inf], [0.5, 0.0, 0.0], True)
+    """
+    places = np.asarray(edges, dtype=np.float64)
+    largest = np.where(np.isfinite(places), np.abs(places), 0.0).max(axis=-1, initial=0.0)
+    odd = (largest > 0) & ((largest > _SQUARED) | (largest < 1 / _SQUARED))
+    unit = np.where(odd, np.exp2(np.floor(np.log2(np.where(odd, largest, 1.0)))), 1.0)
+    each = unit[..., np.newaxis]
+    return places / each, np.asarray(sums, dtype=np.float64) / each, unit
 
 
 def bin_means(edges: ArrayLike, counts: ArrayLike, sums: ArrayLike) -> tuple[Floats, Floats]:

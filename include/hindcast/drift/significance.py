@@ -309,10 +309,14 @@ def welch(
     parts = (np.asarray(part, dtype=np.float64) for part in (mean1, std1, n1, mean2, std2, n2))
     level, spread, n, other, spread2, m = parts
     spare, spare2 = (np.where(rows >= 2, rows - 1, np.nan) for rows in (n, m))
-    a, b = spread**2 / spare, spread2**2 / spare2
+    unit = np.maximum(spread, spread2)
+    unit = np.where(unit > 0, unit, 1.0)  # squares of huge and of tiny spreads are no numbers
+    a, b = (spread / unit) ** 2 / spare, (spread2 / unit) ** 2 / spare2
     # Of two constant sides any freedom will do: their p-value is 0 or 1.
     share = a / np.where(a + b == 0, 1.0, a + b)
-    return _student(other - level, a + b, 1 / (share**2 / spare + (1 - share) ** 2 / spare2))
+    with np.errstate(over="ignore"):
+        far = (other - level) / unit
+    return _student(far, a + b, 1 / (share**2 / spare + (1 - share) ** 2 / spare2))
 
 
 def _student(difference: Floats, variance: Floats, df: Floats) -> Outcome:
@@ -351,8 +355,10 @@ def brown_forsythe(
     >>> round(float(found.statistic), 4), round(float(found.pvalue), 4)
     (9.7143, 0.0037)
     """
-    n, distance, squares = _from_median(edges, reference, reference_sums)
-    m, other, squares2 = _from_median(edges, current, current_sums)
+    places, sums, unit = moments.in_units(edges, reference_sums)
+    sums2 = np.asarray(current_sums, dtype=np.float64) / unit[..., np.newaxis]
+    n, distance, squares = _from_median(places, reference, sums)
+    m, other, squares2 = _from_median(places, current, sums2)
     df = np.where(n + m > 2, n + m - 2, np.nan)
     found = _student(other - distance, (squares + squares2) / df * (1 / n + 1 / m), df)
     return Outcome(found.statistic**2, found.pvalue)
