@@ -1,9 +1,11 @@
 """The logging SDK: what it writes, what it refuses, what it exposes, and that Hindcast reads it."""
 
 import asyncio
+import gc
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable
 from datetime import UTC, date, datetime, timedelta, timezone, tzinfo
 from decimal import Decimal
@@ -26,6 +28,7 @@ from hindcast.errors import UsageError
 from hindcast.sdk import NotDurable, PredictionLogger
 from hindcast.sdk.columns import PREDICTION, Columns, parquet
 from hindcast.sdk.exposed import CONFIDENCE, LATENCY_SECONDS, MOST_FEATURES
+from hindcast.sdk.tally import COUNTING
 
 ROOT = Path(__file__).resolve().parents[1]
 NOON = datetime(2024, 3, 4, 12, 30, tzinfo=UTC)
@@ -313,6 +316,21 @@ def test_coroutines_log_and_the_loop_goes_on_while_it_closes(make: Callable[...,
 
     assert asyncio.run(serve()) > 1
     assert [row["feature_x"] for row in rows(logs)] == list(range(200))
+
+
+def test_what_waits_is_nothing_that_the_garbage_collector_goes_through(make: Callable[..., PredictionLogger]) -> None:
+    """Else it would do so in the middle of some calls, and take longer than they."""
+    with make() as logger:
+        queue = logger._predictions.queue
+        with COUNTING:
+            logger.log("first", {"x": 1.0}, 1)
+            while queue:  # whoever takes it waits afterwards
+                time.sleep(0.01)
+            for i in range(100):
+                logger.log(f"{i}", {"x": float(i), "name": "a"}, 1, 0.5, 3.0)
+            waiting = list(queue)
+        assert len(waiting) == 100 * len(PREDICTION)
+        assert not any(map(gc.is_tracked, waiting))
 
 
 def test_a_file_is_finished_when_it_is_full_or_old(make: Callable[..., PredictionLogger], logs: Path) -> None:

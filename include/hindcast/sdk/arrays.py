@@ -96,7 +96,7 @@ def constant(value: str, rows: int) -> pa.Array:
 
 def moments(nanoseconds: Sequence[int]) -> pa.Array:
     """Nanoseconds since 1970 as moments, of which microseconds are kept."""
-    micros = np.array(nanoseconds, np.int64) // 1000
+    micros = _packed("q", nanoseconds) // 1000
     return pa.Array.from_buffers(MOMENT, len(micros), [None, pa.py_buffer(micros)])
 
 
@@ -191,6 +191,5 @@ def _present(values: Sequence[Any]) -> Any:
 def _array(kind: pa.DataType, present: Any, *buffers: Any) -> pa.Array:
     """An array of its buffers, null where not `present`."""
     valid = None if present is None or present.all() else pa.py_buffer(np.packbits(present, bitorder="little"))
-    rows = len(buffers[0]) - 1 if kind == _TEXT else len(buffers[0])
-    rows = rows if present is None else len(present)
+    rows = len(buffers[0]) - (kind is _TEXT) if present is None else len(present)
     return pa.Array.from_buffers(kind, rows, [valid, *map(pa.py_buffer, buffers)])

@@ -50,8 +50,8 @@ class Builder:
 
     Parameters
     ----------
-    queue : deque
-        Of records; others append.
+    queue : list
+        The values of records, one record after the other; others extend it.
     names : tuple of str
         `columns.PREDICTION` or `columns.LABEL`.
     model : mapping
@@ -67,7 +67,7 @@ class Builder:
 
     def __init__(
         self,
-        queue: deque[Record],
+        queue: list[Any],
         names: tuple[str, ...],
         model: Mapping[str, str],
         prefix: str,
@@ -143,28 +143,34 @@ class Builder:
             for flush in flushes:
                 flush.error = failed
                 flush.finished.set()
-        self._tally.drop(len(self._queue) + self.rows(), "unwritable", failed)
+        self._tally.drop(self._waiting() + self.rows(), "unwritable", failed)
 
     def _turn(self, *, hurried: bool, everything: bool) -> None:
         now = time.monotonic()
         self._look_after_spool(now)
-        waiting = len(self._queue)
+        waiting = self._waiting()
         if everything or hurried or now - self._drained >= _LINGER_S:
             self._drained, count = now, waiting
         else:
             count = waiting - waiting % self._at_once
         for start in range(0, count, self._at_once):
-            self._take([self._queue.popleft() for _ in range(min(self._at_once, count - start))])
+            end = min(self._at_once, count - start) * len(self._names)
+            values = self._queue[:end]
+            del self._queue[:end]
+            self._take([values[at :: len(self._names)] for at in range(len(self._names))])
             self._finish(everything=False)
             time.sleep(0)  # a request that waits for the interpreter goes first
         self._finish(everything=everything)
         if self.spool is not None and self.spool.spilled:
-            idle = len(self._queue) < self._at_once and now - self._refused >= _EXPOSE_S
+            idle = self._waiting() < self._at_once and now - self._refused >= _EXPOSE_S
             if everything or idle:
                 self._empty(self.spool)
         if now - self._exposed >= _EXPOSE_S:
             self._exposed = now
-            self._tally.wait(len(self._queue) + self.rows(), self.spool.bytes if self.spool else 0)
+            self._tally.wait(self._waiting() + self.rows(), self.spool.bytes if self.spool else 0)
+
+    def _waiting(self) -> int:
+        return len(self._queue) // len(self._names)
 
     def _look_after_spool(self, now: float) -> None:
         """Have a spool, and take over those of the dead."""
@@ -182,20 +188,29 @@ class Builder:
 
     # --- records into columns ---
 
-    def _take(self, records: Sequence[Record]) -> None:
-        for hour, some in self._by_hour(records):
-            chunk = self._chunk(self._columns, some)
-            if chunk is not None:
-                pending = self._pending.setdefault(hour, Pending(time.monotonic()))
-                pending.rows += len(chunk["prediction_id"])
-                pending.chunks.append(chunk)
-                self._tally.log(chunk)
+    def _take(self, values: Sequence[Sequence[Any]]) -> None:
+        """Take the values of some records, parameter by parameter."""
+        hour = columns.one_hour(values[-2])
+        if hour is not None:
+            try:
+                chunk = self._columns.chunk_of(values)
+            except Exception:  # noqa: BLE001, S110 - below it is found out whose fault it is
+                pass
+            else:
+                self._add(hour, chunk)
+                return
+        for at, some in self._by_hour(list(zip(*values, strict=True))):
+            found = self._chunk(self._columns, some)
+            if found is not None:
+                self._add(at, found)
+
+    def _add(self, hour: int, chunk: Chunk) -> None:
+        pending = self._pending.setdefault(hour, Pending(time.monotonic()))
+        pending.rows += len(chunk["prediction_id"])
+        pending.chunks.append(chunk)
+        self._tally.log(chunk)
 
     def _by_hour(self, records: Sequence[Record]) -> Iterator[tuple[int, Sequence[Record]]]:
-        moments = [record[-2] for record in records]
-        if set(map(type, moments)) == {int} and columns.hour(min(moments)) == (last := columns.hour(max(moments))):
-            yield last, records
-            return
         hours: dict[int, list[Record]] = {}
         for record in records:
             try:

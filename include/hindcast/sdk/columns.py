@@ -45,6 +45,20 @@ def hour(moment: object) -> int:
     return arrays.nanoseconds(moment) // _HOUR_NS
 
 
+def one_hour(moments: Sequence[Any]) -> int | None:
+    """The hour of moments that are all of the same one, in nanoseconds; None for any others.
+
+    Examples
+    --------
+    >>> one_hour([5, 7]), one_hour([5, _HOUR_NS]), one_hour(["yesterday"])
+    (0, None, None)
+    """
+    if set(map(type, moments)) != {int}:
+        return None
+    first, last = min(moments) // _HOUR_NS, max(moments) // _HOUR_NS
+    return first if first == last else None
+
+
 def folder_of(hour: int) -> str:
     """Folder of an hour, counted since 1970.
 
@@ -78,8 +92,18 @@ class Columns:
         UsageError
             A timestamp is none.
         """
+        return self.chunk_of(list(zip(*records, strict=True)))
+
+    def chunk_of(self, given: Sequence[Sequence[Any]]) -> Chunk:
+        """Columns of some records, given all values of each parameter.
+
+        Raises
+        ------
+        UsageError
+            A timestamp is none.
+        """
         columns: dict[str, Sequence[Any]] = {}
-        for name, values in zip(self._names, zip(*records, strict=True), strict=True):
+        for name, values in zip(self._names, given, strict=True):
             if name == "features":
                 columns |= _spread(values, "feature_")
             elif name != "more":

@@ -57,7 +57,7 @@ class ManySummary(Summary):
     def observe_many(self, values: Floats) -> None:
         """Count and add up values."""
         self._count.inc(values.size)
-        self._sum.inc(float(values.sum()))
+        self._sum.inc(float(np.add.reduce(values)))
 
 
 @dataclass(frozen=True)
@@ -190,4 +190,4 @@ def _finite(values: pa.Array) -> Floats:
         return _NOTHING
     numbers = np.frombuffer(present.buffers()[1], np.float64, len(present), present.offset * 8)
     # the sum is finite only if every value is, and cheaper than to look at each
-    return numbers if math.isfinite(numbers.sum()) else numbers[np.isfinite(numbers)]
+    return numbers if math.isfinite(np.add.reduce(numbers)) else numbers[np.isfinite(numbers)]

@@ -155,10 +155,10 @@ class PredictionLogger:
             raise TypeError(_REFUSED)
         record = (
             prediction_id, features.copy() if type(features) is dict else _copied(features),
-            prediction, confidence, latency_ms, _now() if timestamp is None else timestamp, columns,
+            prediction, confidence, latency_ms, _now() if timestamp is None else timestamp, columns or None,
         )  # fmt: skip
         if len(pipeline.queue) < pipeline.limit:
-            pipeline.queue.append(record)
+            pipeline.queue.extend(record)  # its values: a tuple that is kept is one more for the garbage collector
         else:
             pipeline.crowded(record)
 
@@ -237,9 +237,9 @@ class PredictionLogger:
             raise UsageError(message)
         if columns and not RESERVED.isdisjoint(columns):
             raise TypeError(_REFUSED)
-        record = (prediction_id, ground_truth, _now() if label_timestamp is None else label_timestamp, columns)
+        record = (prediction_id, ground_truth, _now() if label_timestamp is None else label_timestamp, columns or None)
         if len(pipeline.queue) < pipeline.limit:
-            pipeline.queue.append(record)
+            pipeline.queue.extend(record)
         else:
             pipeline.crowded(record)
 

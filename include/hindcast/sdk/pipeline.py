@@ -11,7 +11,7 @@ import re
 import secrets
 import threading
 import time
-from collections import Counter, deque
+from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -79,7 +79,7 @@ class Pipeline:
         self._begin()
 
     def _begin(self) -> None:
-        self.queue: deque[Record] = deque()
+        self.queue: list[Any] = []  # the values of records, one after the other
         # Nothing has room in a queue that has not been started: so the usual way through `log` asks for nothing else.
         self.limit = 0
         self.closed = False
@@ -110,7 +110,7 @@ class Pipeline:
                 self._to_disk(builder.spool, record)
                 return
             time.sleep(0.0005)
-        self.queue.append(record)
+        self.queue.extend(record)
 
     def start(self) -> Builder | None:
         """Start the threads, once in a process; None if the pipeline is closed."""
@@ -124,7 +124,7 @@ class Pipeline:
                 sender.start()
                 builder.start()
                 self._sender, self._builder = sender, builder
-                self.limit = self._limits.queue_records
+                self.limit = self._limits.queue_records * len(self._names)
                 lifecycle.started()
             return self._builder
 
@@ -192,7 +192,9 @@ class Pipeline:
     def waiting(self) -> int:
         """Records that are in memory or on the local disk, as far as they have been counted."""
         builder, sender = self._builder, self._sender
-        return len(self.queue) + (builder.rows() if builder else 0) + (sender.rows() if sender else 0)
+        return (
+            len(self.queue) // len(self._names) + (builder.rows() if builder else 0) + (sender.rows() if sender else 0)
+        )
 
     def close(self, seconds: float) -> bool:
         """Take nothing any more, and wait as `flush` does; what waits on the disk after so long, the next one finds."""
