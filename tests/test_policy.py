@@ -435,21 +435,26 @@ def remembering(hourly: float, longer: float) -> list[Memory]:
 
 
 @pytest.mark.parametrize(
-    ("scale", "longer", "waits"), [(1, 0.012, True), (1, 0.03, True), (6, 0.03, True), (6, 0.012, False)]
-)
-def test_what_is_just_beyond_what_jitter_does_is_raised_when_the_next_hour_is_too(
-    scale: int, longer: float, waits: bool
+    ("scale", "hourly", "longer", "rows", "waits"),
+    [
+        (1, 0.03, 0.012, 1e5, True), (1, 0.03, 0.03, 1e5, True), (1, 1e-4, 1e-4, 500, True),
+        (6, 0.03, 0.03, 1e5, True), (6, 0.03, 0.012, 1e5, False), (6, 1e-4, 1e-4, 500, False),
+    ],
+)  # fmt: skip
+def test_what_is_just_beyond_its_threshold_is_raised_when_the_next_hour_is_too(
+    scale: int, hourly: float, longer: float, rows: float, waits: bool
 ) -> None:
-    """Over six hours only if these jitter nearly as much as one: else they agree with one another anyway."""
-    past = remembering(0.03, longer)
+    """Over six hours only if these jitter, and nearly as much as one: else they agree with one another anyway."""
+    past = remembering(hourly, longer)
 
     def judged(shift: float, past: list[Memory]) -> tuple[Decision, Memory]:
         series = series_of(beside(0.0, scale)[0].current.bins)
-        decisions, memory = decide(series, beside(shift, scale), past, recent=24, budget_per_week=1.0)
+        decisions, memory = decide(series, beside(shift, scale, rows), past, recent=24, budget_per_week=1.0)
         return next(d for d in decisions if d.series.kind == "ks"), memory
 
     limit = judged(0.5, past)[0].threshold
-    just, well = (2 * special.ndtri((1 + limit * factor) / 2) for factor in (1.06, 1.2))  # the shift of which D is that
+    # shifts of which D is that
+    just, well = (2 * special.ndtri((1 + limit * factor) / 2) for factor in (1.06, 1.25))
     first, memory = judged(just, past)
     assert first.value > first.threshold
     assert first.drifted is not waits
@@ -472,7 +477,7 @@ def test_distances_are_scaled_so_that_their_median_without_drift_is_that_of_theo
         drawn = (world.rng.standard_normal((NUMERIC, 4 * ROWS)), world._categories(4 * ROWS))
         drawn[0][:, world.rng.random(4 * ROWS) < 0.2] = np.nan
         other.add(Sparse.from_bytes(profiled(world.bins, *drawn), world.bins))
-        measured = distances(world.series, hour, other)
+        measured = distances(world.series, [(hour, other)])[0]
         rows.append(measured.stat / (measured.median * measured.noise))
     kinds = np.array([s.kind for s in world.series])
     ratio = np.array(rows)

@@ -41,9 +41,9 @@ SETTLED, SHARPER = 264, 2.0
 LEAST_TAU = {"week": 0.0, "day": 0.0, "trail": 0.0, "reference": 0.06}
 EFFECT_FLOOR = {1: 0.10, 6: 0.07, 24: 0.05}
 RATIO_FLOOR, RATIO_ROWS = 0.02, 5
-# Where jitter sets the threshold, what exceeds it by less than this, in squares, has to do so again an hour later; over
-# several hours only if their median excess is more than so much of an hour's: else jitter averages out.
-MARGINAL, LASTING = 1.3, 0.5
+# What exceeds its threshold by less than this, in squares, has to do so again an hour later; over several hours only
+# where jitter sets it, and if their median excess is more than so much of an hour's: else jitter averages out.
+MARGINAL, LASTING = 1.5, 0.5
 # Units changed: so many of the last hours' rows lie beyond the range of good history by so many of its widths.
 RANGE_SHARE, RANGE_WIDTHS = 0.5, 0.5
 # A threshold that nothing exceeds judges nothing. D² ends at 1; φ² is 19 when every row has one value that 5 % had.
@@ -97,54 +97,52 @@ class Distances:
     rows: Floats
 
 
-def distances(series: Sequence[Series], current: Totals, baseline: Totals) -> Distances:
-    """Measure every series of one comparison."""
-    parts: list[tuple[Floats, ...]] = []
-    bins = current.bins
+def distances(series: Sequence[Series], pairs: Sequence[tuple[Totals, Totals]]) -> list[Distances]:
+    """Measure every series of several comparisons, each of a current and a baseline of the same bins, all at once."""
+    if not pairs:
+        return []
+    bins = pairs[0][0].bins
     of = {kind: np.array([s.at for s in series if s.kind == kind], np.intp) for kind in ("ks", "phi", "new")}
-    now, then = current.numeric[of["ks"], : bins.width], baseline.numeric[of["ks"], : bins.width]
-    n, m = now.sum(axis=1), then.sum(axis=1)
-    parts.append((statistics.ks_statistic(then, now) ** 2, n, m, np.zeros(n.size)))
-    now, then = current.categorical[of["phi"]], baseline.categorical[of["phi"]]
+    missing = [s for s in series if s.kind == "missing"]
+    # current and baseline: (n_comparisons, n_columns, n_slots)
+    numeric = [np.stack([pair[side].numeric for pair in pairs]) for side in (0, 1)]
+    categorical = [np.stack([pair[side].categorical for pair in pairs]) for side in (0, 1)]
+    now, then = (counts[:, of["ks"], : bins.width] for counts in numeric)
+    n, m = now.sum(axis=-1), then.sum(axis=-1)
+    parts = [(statistics.ks_statistic(then, now) ** 2, n, m, np.zeros(n.shape))]
+    now, then = (counts[:, of["phi"]] for counts in categorical)
     then, now = statistics.pool_rare(then, now)
     df = np.maximum(statistics.degrees_of_freedom(then, now), 1.0)
     parts.append((statistics.phi_squared(then, now), now.sum(axis=-1), then.sum(axis=-1), df))
-    parts.append(_missing([s for s in series if s.kind == "missing"], current, baseline))
+    nulls = (_missing(missing, bins, *counts) for counts in zip(numeric, categorical, strict=True))
+    parts.append(_ratio(*nulls))
     slot = bins.depth + NEW
-    new = of["new"]
-    parts.append(
-        _ratio(
-            current.categorical[new, slot], current.categorical[new].sum(axis=1),
-            baseline.categorical[new, slot], baseline.categorical[new].sum(axis=1),
-        )
-    )  # fmt: skip
-    stat, n, m, df = (np.concatenate(column) for column in zip(*parts, strict=True))
+    new = (counts[:, of["new"]] for counts in categorical)
+    parts.append(_ratio(*((counts[..., slot], counts.sum(axis=-1)) for counts in new)))
+    stat, n, m, df = (np.concatenate(column, axis=-1) for column in zip(*parts, strict=True))
     with np.errstate(divide="ignore", invalid="ignore"):
         noise = np.where((n >= LEAST_ROWS) & (m >= LEAST_ROWS), 1 / n + 1 / m, np.nan)
     median = np.where(df == 0, _KS_MEDIAN, special.chdtri(np.maximum(df, 1.0), 0.5))
-    return Distances(np.where(np.isnan(noise), np.nan, stat), noise, median, df, n)
+    stat = np.where(np.isnan(noise), np.nan, stat)
+    return [Distances(*rows) for rows in zip(stat, noise, median, df, n, strict=True)]
 
 
-def _missing(series: Sequence[Series], current: Totals, baseline: Totals) -> tuple[Floats, ...]:
-    width, depth, known = current.bins.width, current.bins.depth, set(current.bins.numeric)
-    numeric = np.array([s.at for s in series if s.column in known], np.intp)
-    categorical = np.array([s.at for s in series if s.column not in known], np.intp)
-
-    def count(totals: Totals) -> tuple[Floats, Floats]:
-        nulls = [totals.numeric[numeric, width + NULL] + totals.numeric[numeric, width + 1]]
-        nulls.append(totals.categorical[categorical, depth + 1])
-        rows = [totals.numeric[numeric].sum(axis=1), totals.categorical[categorical].sum(axis=1)]
-        return np.concatenate(nulls), np.concatenate(rows)
-
-    return _ratio(*count(current), *count(baseline))
+def _missing(series: Sequence[Series], bins: Bins, numeric: Floats, categorical: Floats) -> tuple[Floats, Floats]:
+    """Missing values and rows, each (n_comparisons, n_series)."""
+    known = set(bins.numeric)
+    numbers = numeric[:, [s.at for s in series if s.column in known]]
+    classes = categorical[:, [s.at for s in series if s.column not in known]]
+    nulls = [numbers[..., bins.width + NULL] + numbers[..., bins.width + 1], classes[..., bins.depth + 1]]
+    return np.concatenate(nulls, axis=-1), np.concatenate([numbers.sum(axis=-1), classes.sum(axis=-1)], axis=-1)
 
 
-def _ratio(x: Floats, n: Floats, y: Floats, m: Floats) -> tuple[Floats, ...]:
+def _ratio(current: tuple[Floats, Floats], baseline: tuple[Floats, Floats]) -> tuple[Floats, Floats, Floats, Floats]:
     """Squared difference of two proportions in units of their pooled variance, so that its noise is v·χ²₁."""
+    (x, n), (y, m) = current, baseline
     with np.errstate(divide="ignore", invalid="ignore"):
         pooled = (x + y + 0.5) / (n + m + 1)
         stat = (x / n - y / m) ** 2 / (pooled * (1 - pooled))
-    return stat, n, m, np.ones(n.size)
+    return stat, n, m, np.ones(n.shape)
 
 
 @dataclass(frozen=True)
@@ -218,11 +216,10 @@ def decide(
     known = {c.scale for c in compared if c.tier in {AGAIN, "week"}}
     covered = np.zeros((len(SCALES), len(series)), bool)  # by a tier before; the reference comes last
     beyond = np.zeros((len(SCALES), len(series)), bool)  # what sampling alone explains
-    for comparison in compared:
-        if comparison.tier not in TIERS:
-            continue
+    deciding = [comparison for comparison in compared if comparison.tier in TIERS]
+    measures = distances(series, [(comparison.current, comparison.baseline) for comparison in deciding])
+    for comparison, measured in zip(deciding, measures, strict=True):
         t, s = TIERS.index(comparison.tier), SCALES.index(comparison.scale)
-        measured = distances(series, comparison.current, comparison.baseline)
         memory.excess[t, s] = measured.stat - measured.median * measured.noise
         memory.noise[t, s] = measured.noise
         enough = count[t, s] >= LEARNT[comparison.tier]
@@ -315,7 +312,7 @@ def _without_recurring(
         s = SCALES.index(comparison.scale)
         if not any(key[0] == s for key in new):
             continue
-        measured = distances(series, comparison.current, comparison.baseline)
+        measured = distances(series, [(comparison.current, comparison.baseline)])[0]
         alpha = alphas[comparison.scale]
         limit = spread.threshold(_chance(measured, alpha), measured.noise, 2 * tau2[s], alpha)  # both sides move
         for j in [j for of, j in new if of == s and measured.stat[j] <= limit[j]]:
@@ -350,8 +347,9 @@ def _without_second_look(
 ) -> Flags:
     """Take back, until the next hour confirms it, what begins by little; which that is, (n_scales, n_series).
 
-    Where jitter sets the threshold, that is an estimate. Over several hours this is asked only where jitter lasts for
-    hours, such windows saying less than their number, or where ties and small samples hide how large it is.
+    What is learnt of jitter is an estimate, and says little of its tails. Over several hours this is asked only where
+    it sets the threshold and lasts for hours, such windows saying less than their number, or where ties and small
+    samples hide how large it is.
     """
     waiting = np.zeros(excess.shape[2:], bool)
     inside, waited = (past[-1].open_hours > 0, past[-1].waits) if past else (waiting[0], waiting)
@@ -361,7 +359,7 @@ def _without_second_look(
         if begins and not waited[s, j] and d.value**2 < MARGINAL * d.threshold**2:
             jitters = by[d.scale, d.tier].jitters[j]
             hourly, longer = spread.nan_median(excess[:, TIERS.index(d.tier), :2, j]).tolist()
-            waiting[s, j] = jitters if s == 0 else (jitters or hourly <= 0) and longer > LASTING * hourly
+            waiting[s, j] = s == 0 or ((jitters or hourly <= 0) and longer > LASTING * hourly)
     for s, j in np.argwhere(waiting).tolist():
         reason = "just beyond what its hours do by themselves: raised if the next hour is, too"
         decided[s, j] = replace(decided[s, j], drifted=False, reason=reason)
@@ -436,7 +434,7 @@ def pseudo_hours(series: Sequence[Series], spans: Sequence[Sequence[Sparse]], re
                 current = Totals(reference.bins)
                 for piece in span[k + 1 - scale : k + 1]:
                     current.add(piece)
-                measured = distances(series, current, reference)
+                measured = distances(series, [(current, reference)])[0]
                 memory.excess[row, s] = measured.stat - measured.median * measured.noise
                 memory.noise[row, s] = measured.noise
                 memory.peak[row, s] = np.maximum(0.0, measured.stat - _chance(measured, _RARE) * measured.noise)
