@@ -13,8 +13,9 @@ from tests import worlds
 from tests.worlds import World, check_window, model_file, rows_of
 
 from hindcast.profile.bins import Bins
-from hindcast.profile.rebin import rebinned
+from hindcast.profile.rebin import rebinned, resliced
 from hindcast.profile.scan import Scanner
+from hindcast.profile.slices import Slices, Slicing
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -54,7 +55,13 @@ def test_bins_that_nest_are_made_of_the_old_ones_without_a_look_at_the_logs(chec
     assert reason == f"the reference was fitted anew: {LAST} hours re-binned"
     assert len({row["bins_digest"] for row in profiles}) == 1
     seasonal = rows_of(world.results, "drift", window_start=worlds.at(LAST), segment="carrier=AA", baseline="seasonal")
-    assert {row["status"] for row in seasonal} == {"insufficient_data"}  # slices are not re-binned
+    assert "ok" in {row["status"] for row in seasonal}
+    fresh = worlds.copied(checked, tmp_path / "fresh")
+    model_file(fresh, features=features)
+    store = fresh.store_at("anew")
+    for hour in range(LAST + 1):
+        check_window(fresh, hour, "--only", "drift", results=store)
+    assert by_hour(rows_of(store, "slices")) == by_hour(rows_of(world.results, "slices"))
 
 
 def test_bins_that_cut_through_are_counted_anew_from_the_logs(checked: World, tmp_path: Path) -> None:
@@ -67,7 +74,8 @@ def test_bins_that_cut_through_are_counted_anew_from_the_logs(checked: World, tm
         world.results, "drift", feature="amount", metric="ks_statistic", baseline="trailing_1d", segment="*"
     )
     assert row["n_baseline"] == 200 * LAST
-    assert rows_of(world.results, "drift", baseline="trailing_1d", segment="carrier=AA")
+    segment = rows_of(world.results, "drift", baseline="trailing_1d", segment="carrier=AA", feature="amount")
+    assert {row["status"] for row in segment} == {"ok"}
     fresh = worlds.copied(world, tmp_path / "fresh")
     store = fresh.store_at("anew")
     for hour in range(LAST + 1):
@@ -84,6 +92,42 @@ def test_hours_whose_logs_are_gone_or_changed_are_left_out_and_named(checked: Wo
     _, reason, profiles = after(world, tmp_path / "world", drift={"bins": 64})
     assert "1 profiled again from the logs, 3 left out of baselines" in reason
     assert len({row["bins_digest"] for row in profiles}) == 2
+
+
+def sliced(slicing: Slicing, rows: pa.Table) -> Slices:
+    scanner = Scanner(slicing.bins, slicing=slicing)
+    scanner.add(rows)
+    found = scanner.slices
+    assert found is not None
+    return found
+
+
+def test_slices_in_other_bins_are_what_counting_anew_would_have_given() -> None:
+    edges, fine = np.linspace(-2, 2, 21), np.linspace(-2, 2, 41)
+    asked = {"feature_c": {"feature_c": ("x", "w")}, "model_version": {"model_version": None}}
+    rows = table(2000, 7).append_column("model_version", pa.array(["1", "2"] * 1000))
+    old = Slicing(Bins(("feature_a",), (fine,), ("feature_c",), (("x", "y", "z"),)), (edges,), asked)
+    for categories, coarse in ((("z", "x", "y"), edges[::4]), (("x", "y"), edges), (("x",), edges[[3]])):
+        new = Slicing(Bins(("feature_a",), (fine,), ("feature_c",), (categories,)), (coarse,), asked)
+        assert resliced(sliced(old, rows), new) == sliced(new, rows)
+    assert resliced(Slices(old), new) == Slices(new)
+    cut = Slicing(old.bins, (np.array([0.05]),), asked)
+    told_apart = Slicing(replace(old.bins, categories=(("x", "y", "z", "w"),)), (edges,), asked)  # w was new
+    for new in (cut, told_apart, Slicing(replace(old.bins, numeric=("feature_b",)), (edges,), asked)):
+        assert resliced(sliced(old, rows), new) is None
+
+
+def test_values_that_lay_together_stay_together_or_are_refused() -> None:
+    values = [f"v{k:02}" for k in range(40)]
+    rows = pa.table({"feature_c": values * 3, "model_version": ["1", "2"] * 60})
+    asked = {"model_version": {"model_version": None}}
+    old = Slicing(Bins((), (), ("feature_c",), (tuple(values),)), (), asked)
+    swapped = Slicing(Bins((), (), ("feature_c",), ((values[1], values[0], *values[2:]),)), (), asked)
+    assert resliced(sliced(old, rows), swapped) == sliced(swapped, rows)
+    fewer = Slicing(Bins((), (), ("feature_c",), (tuple(values[:31]),)), (), asked)
+    assert resliced(sliced(old, rows), fewer) == sliced(fewer, rows)
+    torn = Slicing(Bins((), (), ("feature_c",), (tuple(values[:35]),)), (), asked)
+    assert resliced(sliced(old, rows), torn) is None
 
 
 def table(n: int, seed: int) -> pa.Table:

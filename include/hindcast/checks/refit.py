@@ -17,7 +17,8 @@ from hindcast.engines.choice import choose, open_engine
 from hindcast.errors import HindcastError, SourceError
 from hindcast.profile import files
 from hindcast.profile.profile import Profile
-from hindcast.profile.rebin import rebinned
+from hindcast.profile.rebin import rebinned, resliced
+from hindcast.profile.slices import Slices, Slicing
 from hindcast.ready import pinned
 from hindcast.results import tables
 from hindcast.window import Window
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from hindcast.checks.run import Run
-    from hindcast.profile.bins import Bins
 
     Row = dict[str, Any]
 
@@ -38,19 +38,28 @@ MOST_ROWS = 5_000_000
 
 @dataclass
 class Refit:
-    """Hours that were stored in other bins, and what became of them; `rows` are to be written, by table."""
+    """Hours that were stored in other bins, and what became of them; `rows` are to be written, by table.
+
+    `halves` are hours that were re-binned but for their segments and versions: what is left of them without their logs.
+    """
 
     rebinned: int = 0
     recomputed: int = 0
+    unsliced: int = 0
     left: int = 0
     why: str = ""
+    halves: dict[datetime, Row] = field(default_factory=dict)
     rows: dict[str, list[Row]] = field(default_factory=lambda: {"profiles": [], "slices": []})
 
     def __str__(self) -> str:
-        parts = (f"{self.rebinned} hours re-binned", f"{self.recomputed} profiled again from the logs")
-        left = f"{self.left} left out of baselines{f' ({self.why})' if self.why else ''}"
-        kept = [part for n, part in zip((self.rebinned, self.recomputed), parts, strict=True) if n]
-        return f"the reference was fitted anew: {', '.join([*kept, *([left] if self.left else [])])}"
+        why = f" ({self.why})" if self.why else ""
+        parts = {
+            f"{self.rebinned} hours re-binned": self.rebinned,
+            f"{self.recomputed} profiled again from the logs": self.recomputed,
+            f"{self.unsliced} re-binned without segments and versions{why}": self.unsliced,
+            f"{self.left} left out of baselines{why}": self.left,
+        }
+        return f"the reference was fitted anew: {', '.join(part for part, n in parts.items() if n)}"
 
     @property
     def writes(self) -> list[tuple[str, Row, list[Row]]]:
@@ -76,31 +85,47 @@ def refitted(run: Run, reach: datetime) -> Refit | None:
         run.memories["bins of history"] = run.reference.bins.digest
         return None
     found = Refit()
-    bins = _old_bins(run, {row["bins_digest"] for row in stale})
-    cut = [row for row in reversed(stale) if not _nested(run, row, bins.get(row["bins_digest"]), found)]
+    before = _old_slicings(run, {row["bins_digest"] for row in stale})
+    cut = [row for row in reversed(stale) if not _nested(run, row, before.get(row["bins_digest"]), found)]
     _again(run, cut, found)
+    again = {row["window_start"] for row in found.rows["profiles"]}
+    for hour, row in found.halves.items():
+        if hour not in again:
+            found.rows["profiles"].append(row)
+            found.unsliced, found.left = found.unsliced + 1, found.left - 1
     for row in found.rows["profiles"]:
         run.history.put(row["window_start"], row["profile"])
+    # Until they are committed, with the rows of this check.
+    run.memories["wholes"] = {row["window_start"]: row["profile"] for row in found.rows["profiles"]}
+    run.memories["resliced"] = {row["window_start"]: row["content"] for row in found.rows["slices"]}
     logger.warning("%s %s: %s", run.model.model, run.window, found)
     return found
 
 
-def _old_bins(run: Run, digests: set[str]) -> dict[str, Bins]:
+def _old_slicings(run: Run, digests: set[str]) -> dict[str, Slicing]:
+    """Fine and coarse bins by the digest of the fine ones."""
     rows = run.store.rows(tables.references, model_name=run.model.model, bins_digest=sorted(digests))
-    return {row["bins_digest"]: files.load(row["profile"]).bins for row in rows}
+    return {row["bins_digest"]: Slicing.of(files.load(row["profile"]), run.slicing.segments) for row in rows}
 
 
-def _nested(run: Run, row: Row, bins: Bins | None, found: Refit) -> bool:
+def _nested(run: Run, row: Row, before: Slicing | None, found: Refit) -> bool:
     """Re-bin one hour, if that is exact."""
-    if bins is None:
+    if before is None:
         return False
     key = {"model_name": run.model.model, "window_start": row["window_start"]}
     (stored,) = run.store.rows(tables.profiles, **key)
-    profile = rebinned(Profile.from_bytes(stored["profile"], bins), run.reference.bins)
+    profile = rebinned(Profile.from_bytes(stored["profile"], before.bins), run.reference.bins)
     if profile is None:
         return False
-    digest = run.reference.bins.digest
-    found.rows["profiles"].append({**stored, "bins_digest": digest, "profile": profile.to_bytes()})
+    own = {**stored, "bins_digest": run.reference.bins.digest, "profile": profile.to_bytes()}
+    for sliced in run.store.rows(tables.slices, **key, bins_digest=before.digest):
+        slices = resliced(Slices.from_bytes(sliced["content"], before), run.slicing)
+        if slices is None:
+            found.halves[row["window_start"]] = own
+            return False
+        content = {"bins_digest": run.slicing.digest, "content": slices.to_bytes()}
+        found.rows["slices"].append({**sliced, **content})
+    found.rows["profiles"].append(own)
     found.rebinned += 1
     return True
 

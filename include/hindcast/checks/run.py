@@ -171,8 +171,9 @@ class Run:
         return {}
 
     def wholes(self, hours: Sequence[datetime]) -> dict[datetime, bytes]:
-        """Stored profiles of some hours."""
-        return self._profiles(hours)
+        """Stored profiles of some hours, and those that are about to be."""
+        again = self.memories.get("wholes", {})
+        return {hour: again[hour] for hour in hours if hour in again} | self._profiles(hours)
 
     def _profiles(self, hours: Sequence[datetime], column: str = "profile") -> dict[datetime, Any]:
         table, found = tables.profiles, {}

@@ -71,7 +71,7 @@ def _labels(run: Run) -> list[Label] | None:
     """
     slices = held_slices(run, [run.window.start])[run.window.start]
     if slices is None:
-        return None if run.model.segments and run.pulled["engine"] == "bigquery" else []
+        return None if run.pulled["engine"] == "bigquery" else []
     most, found = run.model.performance.max_segment_values, []
     for segment in (*run.model.segments, VERSION):
         mine = sorted((label for label in slices.rows if label[0] == segment), key=lambda of: (-slices.rows[of], of[1]))
@@ -80,8 +80,9 @@ def _labels(run: Run) -> list[Label] | None:
 
 
 def _unsliced(run: Run) -> list[Row]:
-    """A row for every segment that nothing is known of."""
-    reason = "read by engine bigquery, which counts no segments; `engine: local` or spark does"
+    """A row for every segment that nothing is known of, and for the versions where there are several."""
+    reason = "read by engine bigquery, which counts no segments and versions; `engine: local` or spark does"
+    several = [VERSION] if len(run.pulled["versions"]) > 1 else []
     return [
         {
             **_shared(run, f"{segment}=*", run.pulled["model_version"]),
@@ -91,7 +92,7 @@ def _unsliced(run: Run) -> list[Row]:
             "status": "insufficient_data",
             "reason": reason,
         }
-        for segment in run.model.segments
+        for segment in (*run.model.segments, *several)
     ]
 
 
@@ -161,7 +162,8 @@ def held_slices(run: Run, hours: Sequence[datetime]) -> dict[datetime, Slices | 
     held: dict[datetime, Slices | None] = run.memories.setdefault(("slices", run.slicing.digest), {})
     missing = [hour for hour in hours if hour not in held or hour == run.window.start]
     key = {"model_name": run.model.model, "bins_digest": run.slicing.digest}
-    stored: dict[datetime, Slices] = {}
+    again = run.memories.get("resliced", {})
+    stored = {hour: Slices.from_bytes(again[hour], run.slicing) for hour in missing if hour in again}
     for first in range(0, len(missing), 500):
         for row in run.store.rows(tables.slices, window_start=missing[first : first + 500], **key):
             stored[row["window_start"]] = Slices.from_bytes(row["content"], run.slicing)

@@ -1,4 +1,4 @@
-"""A profile in other bins, where every new bin is made of whole old ones; never in bins that cut through."""
+"""Profiles and slices in other bins, where every new bin is made of whole old ones; never in bins that cut through."""
 
 from __future__ import annotations
 
@@ -7,9 +7,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from hindcast.profile.profile import INVALID_CATEGORY, NEW, NULL_CATEGORY, Profile
+from hindcast.profile.slices import SLOTS, WIDTH, Slices
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from hindcast.profile.bins import Bins
+    from hindcast.profile.slices import Slicing
+
+    Integers = np.ndarray[tuple[int, ...], np.dtype[np.int64]]
 
 
 def rebinned(profile: Profile, bins: Bins) -> Profile | None:
@@ -86,3 +92,65 @@ def _category(old: Profile, new: Profile, i: int) -> bool:
         new.new_values[column] = left
     new.outside[len(new.bins.numeric) + i] = old.outside[len(old.bins.numeric) + k]
     return True
+
+
+def resliced(slices: Slices, slicing: Slicing) -> Slices | None:
+    """Slices of the same rows in other coarse bins; None where these are not nested in their own.
+
+    Nested means here: every column is there; all of its new edges are among the old ones; of its categories, those that
+    lie together on one side, or count as new, do so on the other, or have no rows. Slices keep their names: values of a
+    segment that were not told apart then are not found now.
+    """
+    old = slices.slicing
+    labels = [label for label in slices.counts if label[0] in slicing.segments]
+    cells = np.stack([slices.counts[label] for label in labels]) if labels else np.zeros((0, 0, SLOTS), np.int64)
+    parts = [_numbers(cells, old, slicing, i) for i in range(len(slicing.bins.numeric))]
+    parts += [_words(cells, old, slicing, i) for i in range(len(slicing.bins.categorical))]
+    found = [part for part in parts if part is not None]
+    if len(found) < len(parts):
+        return None
+    if not labels:
+        return Slices(slicing)
+    counts = np.stack(found, axis=1)
+    return Slices(slicing, dict(zip(labels, counts, strict=True)), {label: slices.rows[label] for label in labels})
+
+
+def _numbers(cells: Integers, old: Slicing, new: Slicing, i: int) -> Integers | None:
+    column, edges = new.bins.numeric[i], new.edges[i]
+    if column not in old.bins.numeric:
+        return None
+    k = old.bins.numeric.index(column)
+    fine = old.edges[k]
+    if not np.isin(edges, fine).all():
+        return None
+    found = np.zeros((len(cells), SLOTS), np.int64)
+    if len(cells):
+        starts = np.append(0, np.searchsorted(fine, edges) + 1)
+        found[:, : starts.size] = np.add.reduceat(cells[:, k, : fine.size + 1], starts, axis=1)
+        found[:, WIDTH:] = cells[:, k, WIDTH:]
+    return found
+
+
+def _words(cells: Integers, old: Slicing, new: Slicing, i: int) -> Integers | None:
+    column = new.bins.categorical[i]
+    if column not in old.bins.categorical:
+        return None
+    at = old.bins.categorical.index(column)
+    before, after = old.bins.categories[at], new.bins.categories[i]
+    counted = cells[:, len(old.bins.numeric) + at] if len(cells) else np.zeros((0, SLOTS), np.int64)
+    found = np.zeros((len(counted), SLOTS), np.int64)
+    found[:, WIDTH + NULL_CATEGORY :] = counted[:, WIDTH + NULL_CATEGORY :]
+    place = {value: min(slot, WIDTH - 1) for slot, value in enumerate(after)}
+    groups: list[tuple[int, Sequence[str]]] = [(slot, (value,)) for slot, value in enumerate(before[: WIDTH - 1])]
+    groups.append((WIDTH - 1, before[WIDTH - 1 :]))
+    for slot, values in groups:
+        places = {place.get(value, WIDTH + NEW) for value in values}
+        if not counted[:, slot].any():
+            continue
+        if len(places) != 1:
+            return None
+        found[:, places.pop()] += counted[:, slot]
+    if counted[:, WIDTH + NEW].any() and not {*after} <= {*before}:
+        return None  # rows of a value that has a bin now may be among them
+    found[:, WIDTH + NEW] += counted[:, WIDTH + NEW]
+    return found
