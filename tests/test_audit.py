@@ -108,10 +108,42 @@ def test_lines_gone_at_the_end_are_found_by_the_checks_they_tell_of(store: Store
     assert "was changed" not in done.output
 
 
+@pytest.mark.parametrize(
+    "made",
+    ["recorded_at = 'yesterday'", "window_start = ''", "content = NULL", "content = '{'", "content = '[1]'",
+     "content = x'ff'", "actor = 5", "hash = ''"],
+)  # fmt: skip
+def test_an_edit_that_nothing_can_read_is_found_at_its_line(store: Store, made: str) -> None:
+    """SQLite keeps anything in any column."""
+    change(store, text(f"UPDATE audit SET {made} WHERE sequence = 4"))
+    done = run(store, "verify")
+    assert done.exit_code == 1
+    assert "is not whole: line 4 was changed or does not follow the line before it" in done.output
+    listed = run(store, "--json")
+    assert (listed.exit_code, len(json.loads(listed.output))) == (0, LINES + 1)
+    assert run(store).exit_code == 0
+
+
+def test_an_acceptance_without_its_line_is_found(store: Store) -> None:
+    row = {
+        "model_name": "m", "kind": "drift", "subject": "age", "accepted_at": HOUR, "since": HOUR, "alert_id": "a1",
+        "automatic": False, "actor": "kim",
+    }  # fmt: skip
+    content = {"alert_id": "a1", "accepted_at": HOUR}
+    with store.transaction() as connection:
+        store.replace(connection, tables.acceptances, [row], model_name="m")
+        store.append_audit(connection, actor="kim", action="accept", content=content, model_name="m")
+    assert run(store, "verify").exit_code == 0
+    change(store, delete(table).where(table.c.sequence == 8))
+    done = run(store, "verify")
+    assert done.exit_code == 1
+    assert "there is no line for acceptance of m drift age 2013-04-16T15" in done.output
+
+
 def test_what_a_chain_cannot_prove_needs_a_hash_that_was_kept(store: Store) -> None:
     kept = store.rows(table)[-1]["hash"]
     change(store, delete(table).where(table.c.sequence == 7))
-    assert run(store, "verify").exit_code == 0, "an acceptance leaves no row of checks"
+    assert run(store, "verify").exit_code == 0, "nothing tells of this one"
     assert f"no line for hash {kept}" in run(store, "verify", "--expect", kept).output
 
     kept = store.rows(table)[-1]["hash"]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import json
 import os
 import sys
 from datetime import UTC, date, datetime
@@ -548,17 +547,17 @@ def audit_group() -> None:
 @_common
 def audit_list(model: str | None, last: int, config: str | None, results: str | None, as_json: bool) -> None:  # noqa: ARG001, FBT001
     """List who decided what, on which inputs; oldest first."""
-    from hindcast.results import tables
+    from hindcast.results import audit
     from hindcast.results.sql import Store
 
-    rows = Store(results).rows(tables.audit, **({"model_name": model} if model else {}))[-last:]
+    rows = audit.lines(Store(results), **({"model_name": model} if model else {}))[-last:]
     lines = []
     for row in rows:
-        window = time_text(row["window_start"]) if row["window_start"] else ""
-        told = (time_text(row["recorded_at"]), row["actor"], row["action"], row["model_name"] or "", window)
+        when, window = (time_text(row[name]) if row[name] else "" for name in ("recorded_at", "window_start"))
+        told = (when, row["actor"], row["action"], row["model_name"] or "", window)
         head = "  ".join([f"{row['sequence']:>6}", *filter(None, told)])
         lines += [head, f"        {row['content']}"]
-    found = [{**row, "content": json.loads(row["content"])} for row in rows]
+    found = [{**row, "content": audit.content_of(row)} for row in rows]
     _say(as_json, found, *(lines or ["the audit has no lines"]))
 
 
@@ -569,7 +568,7 @@ def audit_verify(expected: tuple[str, ...], config: str | None, results: str | N
     """Follow the audit's chain: exit status 0 if it is whole, 1 if a line was changed, is gone, slipped in or moved.
 
     Keep the newest hash elsewhere, and give it to --expect the next time: without it, lines that are gone at the end
-    are found only as far as checks.triage has rows, and a chain that was written anew is not found.
+    are found only as far as checks.triage and acceptances have rows, and a chain that was written anew is not found.
     """
     from hindcast.results import audit
     from hindcast.results.sql import Store

@@ -1,8 +1,8 @@
 """The audit: what was decided, on which inputs, by whom. Each line holds the hash of the line before.
 
 An edit, a line that is gone, slipped in or moved breaks the chain at its place. A chain cannot prove that its end is
-still there, nor that nobody wrote all of it anew: the first is found by the checks' own rows as far as they reach, the
-second by a hash that was kept elsewhere.
+still there, nor that nobody wrote all of it anew: the first is found by the rows of checks and acceptances as far as
+they reach, the second by a hash that was kept elsewhere.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class Verdict:
     broken : int or None
         Sequence of the first line that was changed or does not follow the line before it.
     missing : tuple of str
-        Windows whose triage is on record and has no line, and expected hashes that no line has.
+        Triages and acceptances that are on record and have no line, and expected hashes that no line has.
     """
 
     lines: int
@@ -100,7 +100,7 @@ def verify(store: Store, expected: Iterable[str] = ()) -> Verdict:
     expected : iterable of str
         Hashes of lines that were once seen, `Verdict.head` of an earlier day for instance.
     """
-    before, broken, rows = "", None, store.rows(tables.audit)
+    before, broken, rows = "", None, lines(store)
     for position, row in enumerate(rows, 1):
         follows = row["sequence"] == position and row["previous_hash"] == before
         if broken is None and not (follows and row["hash"] == line_hash(row)):
@@ -108,7 +108,22 @@ def verify(store: Store, expected: Iterable[str] = ()) -> Verdict:
         before = row["hash"]
     known = {row["hash"] for row in rows}
     missing = [f"hash {item}" for item in expected if item not in known]
-    return Verdict(len(rows), before, broken, (*missing, *_unrecorded(store, rows)))
+    return Verdict(len(rows), before, broken, (*missing, *_unrecorded(store, rows), *_unaccepted(store, rows)))
+
+
+def lines(store: Store, **key: Any) -> list[Row]:
+    """Lines, oldest first; of one that was made unreadable, a moment that is none for instance, its number and hash."""
+    try:
+        return store.rows(tables.audit, **key)
+    except (TypeError, ValueError):  # of the database's driver; which line it was, it does not say
+        found = []
+    for row in store.rows(tables.audit, columns=("sequence", "hash"), **key):
+        try:
+            found += store.rows(tables.audit, sequence=row["sequence"])
+        except (TypeError, ValueError):
+            empty: Row = dict.fromkeys(tables.audit.c.keys())
+            found.append({**empty, "actor": "", "action": "unreadable", **row})
+    return found
 
 
 def _unrecorded(store: Store, rows: list[Row]) -> list[str]:
@@ -123,10 +138,30 @@ def _unrecorded(store: Store, rows: list[Row]) -> list[str]:
     ]
 
 
+def _unaccepted(store: Store, rows: list[Row]) -> list[str]:
+    """Levels whose acceptance no line tells of; a line is written in the transaction of its row."""
+    accepted = [content_of(row) for row in rows if row["action"] == "accept"]
+    told = {(content.get("alert_id"), content.get("accepted_at")) for content in accepted}
+    return [
+        f"acceptance of {row['model_name']} {row['kind']} {row['subject']} {row['accepted_at']:%Y-%m-%dT%H}"
+        for row in store.rows(tables.acceptances)
+        if (row["alert_id"], str(row["accepted_at"])) not in told
+    ]
+
+
+def content_of(row: Row) -> dict[str, Any]:
+    """Content of a line, empty where somebody made it unreadable."""
+    try:
+        found = json.loads(row["content"])
+    except (TypeError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
 def line_hash(row: Mapping[str, Any]) -> str:
     """Hash of a line over its content and the hash of the line before."""
     key = {name: row.get(name) for name in ("model_name", "window_start") if row.get(name) is not None}
-    parts = [row["previous_hash"], row["recorded_at"].isoformat(), row["actor"], row["action"]]
+    parts = [row["previous_hash"], row["recorded_at"] and row["recorded_at"].isoformat(), row["actor"], row["action"]]
     parts += [json.dumps(key, sort_keys=True, default=str), row["content"]]
     # As JSON, so that no text can move from one part into the next.
-    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+    return hashlib.sha256(json.dumps(parts, default=str).encode()).hexdigest()
