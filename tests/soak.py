@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from tests.fault_proxy import FaultProxy
     from tests.s3_server import S3Server
 
-RATES = {"slowdown": 0.05, "reset": 0.05, "cut": 0.05, "slow": 0.05}
+RATES = {"slowdown": 0.05, "broken": 0.05, "reset": 0.05, "cut": 0.05, "slow": 0.05}
 ROWS, BLOCK, TRIES = 200, 4, 6
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(["hindcast.replay", "tests.warm", *(f"hindcast.checks.{check}" for check in CHECKS)])

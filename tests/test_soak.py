@@ -22,4 +22,4 @@ def test_nothing_is_lost_and_nothing_counted_twice(s3: S3Server, postgres: Clust
     assert found.wrong == []
     assert (found.windows, found.kills) == (8, 3)
     assert found.audit_lines >= 16
-    assert set(found.failed_requests) == {"slowdown", "reset", "cut", "slow"}
+    assert set(found.failed_requests) == {"slowdown", "broken", "reset", "cut", "slow"}
