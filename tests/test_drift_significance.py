@@ -16,7 +16,7 @@ from scipy import stats
 from hindcast.drift import moments, ranks, significance
 from hindcast.drift import statistics as drift
 from hindcast.drift.baseline import Comparison, Totals
-from hindcast.drift.measures import FURTHER, PRIMARY, measure, p_of
+from hindcast.drift.measures import FURTHER, PRIMARY, QUANTILES, measure, p_of
 from hindcast.drift.unseen import next_sample
 from hindcast.metrics import METRICS
 from hindcast.profile.bins import Bins, fit_edges
@@ -532,5 +532,12 @@ def test_level_and_spread_are_in_standard_deviations_of_the_baseline():
     found = measure(compared(then * 1.5 + 1, then))["feature_x"]
     assert found["mean_shift"] == pytest.approx((then.mean() * 0.5 + 1) / then.std(), rel=0.03)
     assert found["standard_deviation_ratio"] == pytest.approx(1.5, rel=0.05)
-    assert found["median_shift"] == pytest.approx((np.median(then) * 0.5 + 1) / then.std(), rel=0.05)
+    moved = then * 1.05 + 0.1
+    nearby = measure(compared(moved, then))["feature_x"]
+    for name, q in QUANTILES.items():  # a bin of sixty-four is a tenth of σ wide in the middle, more towards the ends
+        assert nearby[name] == pytest.approx((np.quantile(then, q) * 0.05 + 0.1) / then.std(), abs=0.15)
+    assert nearby["quantile_05_shift"] < nearby["median_shift"] < nearby["quantile_95_shift"]
     assert max(found[p_of(name)] for name in ("mean_shift", "standard_deviation_ratio", "median_shift")) < 1e-30
+    tail = measure(compared(np.where(then > np.quantile(then, 0.9), then + 2, then), then))["feature_x"]
+    assert tail["median_shift"] == pytest.approx(0, abs=1e-9)
+    assert tail["quantile_95_shift"] == pytest.approx(2 / then.std(), abs=0.25)

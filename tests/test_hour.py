@@ -300,11 +300,17 @@ def test_a_regression_is_scored_like_scikit_learn(tmp_path: Path) -> None:
 
     def regression(table: pa.Table) -> pa.Table:
         table = replaced(replaced(table, "prediction", pa.array(prediction)), "ground_truth", pa.array(truth))
+        table = table.append_column("confidence", pa.array(rng.random(300)))
         return table.drop_columns(["score"])
 
     world = worlds.write(tmp_path / "w", labels="inline", task="regression", positive_class=None)
+    reference = worlds.reference(2000)
+    pq.write_table(
+        reference.append_column("confidence", pa.array(rng.random(2000))), world.folder / "reference.parquet"
+    )
     worlds.write_hours(world, [0], fault=regression, labels="inline")
     check_window(world, 0)
+    assert {row["status"] for row in rows_of(world.results, "drift", segment="*", feature="confidence")} == {"ok"}
     found = {r["metric"]: r["value"] for r in rows_of(world.results, "performance", segment="*", label_age_hours=24)}
     assert found == pytest.approx({
         "mean_absolute_error": metrics.mean_absolute_error(truth, prediction),

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -362,6 +363,20 @@ def test_columns_that_cannot_be_compared_have_a_row_that_says_so_and_stop_no_oth
     }  # fmt: skip
     few = compared(features, then, now.slice(0, LEAST_ROWS - 1), {}, {})
     assert [(row["feature"], row["status"]) for row in few] == [("*", "insufficient_data")] * 3
+
+
+def test_features_have_no_unit_however_large_their_values_are() -> None:
+    rng = np.random.default_rng(1)
+    then, now = ({name: rng.normal(size=2 * LEAST_ROWS) for name in "ab"} for _ in range(2))
+    now["b"] = now["a"] + 0.1 * now["b"]
+    features = {name: Feature(type="numeric") for name in "ab"}
+    found = []
+    for unit in (1.0, 2.0**1000):
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            rows = compared(features, *(pa.table({**side, "b": side["b"] * unit}) for side in (then, now)), {}, {})
+        found.append({(row["feature"], row["metric"]): row["value"] for row in rows})
+    assert found[0] == pytest.approx(found[1])
 
 
 def test_category_names_are_the_same_whatever_type_a_file_has() -> None:

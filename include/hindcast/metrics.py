@@ -63,6 +63,8 @@ _ALL = [
     Metric("mean_shift", "drift", "change of the mean", None, -INF, INF, "σ", "0"),
     Metric("standard_deviation_ratio", "drift", "standard deviation / the baseline's", None, 0, INF, null="1"),
     Metric("median_shift", "drift", "change of the median", None, -INF, INF, "σ", "0"),
+    Metric("quantile_05_shift", "drift", "change of the 5th percentile", None, -INF, INF, "σ", "0"),
+    Metric("quantile_95_shift", "drift", "change of the 95th percentile", None, -INF, INF, "σ", "0"),
     Metric("zero_ratio_change", "drift", "change of the ratio of zeros", None, -1, 1, null="0"),
     Metric("out_of_range_ratio_change", "drift", "rows beyond the baseline's range", "higher", 0, 1, null="2/(m + 1)"),
     # drift of all features at once (hindcast.drift.multivariate)

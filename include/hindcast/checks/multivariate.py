@@ -41,6 +41,7 @@ LEAST_ROWS = 100
 ALPHA = 0.001
 AUC_FLOOR, CORRELATION_FLOOR = 0.55, 0.10
 NAMED = 5
+_SQUARED = 1e140
 ERROR, AUC, IMPORTANCE, CORRELATION = (
     "pca_reconstruction_error",
     "domain_classifier_auc",
@@ -225,6 +226,8 @@ def prepare(features: Mapping[str, Feature], baseline: pa.Table, current: pa.Tab
             number = feature.type == "numeric"
             found = (_numbers(then), _numbers(now)) if number else _codes(then, now)
             status = _judged_values(found, len(then), len(now), number=number)
+            if number and status is None:
+                found = _in_one_unit(*found)
             (numeric if number else categorical)[name] = found
         if status is not None:
             unusable[name] = status
@@ -262,6 +265,13 @@ def _judged_values(found: tuple[Any, Any], n: int, m: int, *, number: bool) -> t
     if full and np.unique(np.concatenate(kept)).size == 1:
         return "constant", "one value, in the baseline and in the window"
     return None
+
+
+def _in_one_unit(then: Floats, now: Floats) -> tuple[Floats, Floats]:
+    """Both sides of a feature over their largest value, if its square is no number: none of the three has a unit."""
+    largest = max(float(np.nanmax(np.abs(side))) for side in (then, now))
+    unit = 2.0 ** np.floor(np.log2(largest)) if largest > _SQUARED else 1.0
+    return then / unit, now / unit
 
 
 def _numbers(values: pa.Array) -> Floats | None:

@@ -275,9 +275,8 @@ def _kinds(model: ModelFile, types: Mapping[str, pa.DataType], columns: Mapping[
     if "prediction" in types:
         kinds["prediction"] = "numeric" if model.task == "regression" else "categorical"
     if model.task != "regression":
-        scores = [name for name in types if name.startswith("score_")]
-        kinds.update(dict.fromkeys(["score", *scores, "confidence"], "numeric"))
-    kinds["latency_ms"] = "numeric"
+        kinds.update(dict.fromkeys(["score", *(name for name in types if name.startswith("score_"))], "numeric"))
+    kinds.update(dict.fromkeys(["confidence", "latency_ms"], "numeric"))
     if LABEL in types and kind_of(types[LABEL]):
         kinds[LABEL] = "numeric" if model.task == "regression" else "categorical"
     return kinds

@@ -35,13 +35,17 @@ PRIMARY = {
 FURTHER = {
     "numeric": (
         "hellinger_distance", "mann_whitney_superiority", "mean_shift", "standard_deviation_ratio", "median_shift",
-        "missing_ratio_change", "zero_ratio_change", "out_of_range_ratio_change",
+        "quantile_05_shift", "quantile_95_shift", "missing_ratio_change", "zero_ratio_change",
+        "out_of_range_ratio_change",
     ),
     "categorical": (
         "g_statistic", "cramers_v", "hellinger_distance", "l_infinity", "missing_ratio_change",
         "new_category_ratio_change",
     ),
 }  # fmt: skip
+
+# How far each of them moved.
+QUANTILES = {"quantile_05_shift": 0.05, "median_shift": 0.5, "quantile_95_shift": 0.95}
 
 
 def p_of(metric: str) -> str:
@@ -146,15 +150,16 @@ def _shifts(
     unit = np.where(std > 0, std, np.nan)
     mean, mean2 = moments.binned_mean(a, sums), moments.binned_mean(b, others)
     std2 = moments.binned_std(edges, b, others)
-    median, median2 = moments.binned_quantile(a, sums, 0.5), moments.binned_quantile(b, others, 0.5)
-    return {
+    found = {
         "mean_shift": (mean2 - mean) / unit,
         p_of("mean_shift"): significance.welch(mean, std, a.sum(axis=1), mean2, std2, b.sum(axis=1)).pvalue,
         "standard_deviation_ratio": std2 / unit,
         p_of("standard_deviation_ratio"): significance.brown_forsythe(edges, a, sums, b, others).pvalue,
-        "median_shift": (median2 - median) / unit,
-        p_of("median_shift"): significance.quantile_pvalue(a, b, 0.5),
     }
+    for name, q in QUANTILES.items():
+        found[name] = (moments.binned_quantile(b, others, q) - moments.binned_quantile(a, sums, q)) / unit
+        found[p_of(name)] = significance.quantile_pvalue(a, b, q)
+    return found
 
 
 def _shares(now: Totals, then: Totals) -> dict[str, Floats]:
