@@ -430,7 +430,7 @@ def test_a_new_column_is_noted_and_wakes_nobody(tmp_path: Path) -> None:
     world = one_hour(tmp_path, lambda t: t.append_column("feature_surprise", pa.array(range(300))), explain=True)
     check_window(world, 0)
     assert feature_statuses(world, "quality", "surprise") == {"new_column"}
-    assert feature_statuses(world, "drift", "surprise") == set()
+    assert feature_statuses(world, "drift", "surprise") == {"new_column"}
     others_are_fine(world, "surprise")
     assert rows_of(world.results, "alerts") == []
 
