@@ -7,6 +7,9 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 from tests import worlds
@@ -211,6 +214,59 @@ def test_beyond_the_limit_a_window_is_failed_and_nothing_is_judged(tmp_path: Pat
     assert not list((world.folder / "results/artifacts/facts").rglob("*.parquet"))
     worlds.model_file(world, logs={**logs, "max_unreadable": 0.5})
     assert worlds.check_window(world, 0)["pull"]["status"] == "partial"
+
+
+def test_what_was_read_before_an_hour_failed_is_not_late_when_it_counts_again(tmp_path: Path) -> None:
+    world = worlds.write(tmp_path / "world", hours=1, logs={"uri": "../alpha/logs", "max_unreadable": 0.3})
+    path = world.partition(0) / "part-1.parquet"
+    whole = path.read_bytes()
+    damage(path, "truncated")
+    worlds.check_window(world, 0, status=3)
+    path.write_bytes(whole)
+    (changed,) = cli_json(world, "sweep", "alpha", "--from", text(0))["changed"]
+    assert (changed["status"], changed["rows"], changed["late_rows"]) == ("ok", 300, 150)
+    arrive(world, 0)
+    late = path.with_name("late.parquet")
+    whole = late.read_bytes()
+    path.with_name("more.parquet").write_bytes(b"PAR1")
+    late.write_bytes(whole[:-9])
+    assert cli_json(world, "sweep", "alpha", "--from", text(0), status=3)["changed"][0]["status"] == "failed"
+    path.with_name("more.parquet").unlink()
+    late.write_bytes(whole)
+    (changed,) = cli_json(world, "sweep", "alpha", "--from", text(0))["changed"]
+    assert (changed["status"], changed["rows"], changed["late_rows"]) == ("ok", 390, 240)
+
+
+# --- the flat layout ---
+
+
+@pytest.mark.parametrize("kind", ["moments", "text", "dictionaries"])
+def test_every_row_of_flat_files_is_in_one_hour_or_counted_as_misplaced(tmp_path: Path, kind: str) -> None:
+    """Flushed at any time, up to an hour after the settle time or before the row's own hour."""
+    world = worlds.write(tmp_path / "world", models=("alpha",))
+    draw = np.random.default_rng(5)
+    read, lost = [0] * 3, [0] * 4
+    for k in range(24):
+        flushed = 10 * k + 5  # minutes; the settle time is 10
+        moments = np.sort(draw.integers(flushed - 90, flushed + 20, 40))
+        moments = moments[(moments >= 0) & (moments < 180)]
+        for minute in moments.tolist():
+            hour = minute // 60
+            if hour * 60 <= flushed <= hour * 60 + 70:
+                read[hour] += 1
+            else:
+                lost[flushed // 60] += 1
+        table = worlds.hour_table("alpha", 0, len(moments), seed=k).drop_columns(["ground_truth"])
+        times: Any = pa.array([at(minute / 60) for minute in moments.tolist()], pa.timestamp("us", "UTC"))
+        if kind != "moments":
+            times = pc.strftime(times.cast(pa.timestamp("ms", "UTC")), "%Y-%m-%dT%H:%M:%SZ")
+            times = times.dictionary_encode() if kind == "dictionaries" else times
+        table = table.set_column(table.schema.get_field_index("timestamp"), "timestamp", [times])
+        pq.write_table(table, world.logs() / f"{at(flushed / 60):%Y-%m-%dT%H-%M-%S}_{k}.parquet")
+    found = [worlds.check_window(world, hour, "--only", "quality")["pull"]["rows"] for hour in range(4)]
+    assert found == [*read, 0]
+    assert [window(world, hour)["misplaced_rows"] for hour in range(4)] == lost
+    assert sum(lost) > 20
 
 
 # --- labels ---

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow.parquet as pq
 
-from hindcast.checks.run import Result, Run
+from hindcast.checks.run import Result, Run, settle
 from hindcast.engines.base import Plan
 from hindcast.engines.choice import choose, open_engine
 from hindcast.errors import SourceUnreadable
@@ -59,6 +59,7 @@ def plan_of(run: Run, manifest: Manifest) -> Plan:
         sample_rows=run.model.explain.sample_rows,
         sidecar=run.artifact("facts", ".parquet"),
         drop_duplicates=run.model.logs.duplicates == "drop",
+        settle=settle(run.model),
         slicing=run.slicing,
     )
 
@@ -133,6 +134,7 @@ def _result(run: Run, manifest: Manifest, choice: Choice, scan: Scan, complete: 
         "unknown_columns": sorted(name.removeprefix("feature_") for name in scan.unknown),
         "missing_columns": sorted({*noted.missing, *(name.partition(" ")[0] for name in noted.unfit)}),
         **({} if complete.ready else {"incomplete": complete.reason}),
+        **({"read_rows": profile.rows} if status == "failed" else {}),  # which are late no more when they count again
         "versions": dict(sorted(noted.versions.items())),
     }
     row = {
@@ -152,7 +154,7 @@ def _result(run: Run, manifest: Manifest, choice: Choice, scan: Scan, complete: 
         "details": json.dumps(details),
         "recorded_at": datetime.now(UTC),
         "dropped_rows": scan.dropped,
-        **_late(run, manifest, rows),
+        **_late(run, manifest, profile.rows),
     }
     content = profile.to_bytes()
     stored = [{**run.key, "bins_digest": profile.bins.digest, "rows": profile.rows, "profile": content}]
@@ -189,10 +191,10 @@ def _late(run: Run, manifest: Manifest, rows: int) -> dict[str, Any]:
     stored = run.store.rows(tables.windows, **run.key)
     if not stored:
         return {"late_rows": 0, "late_seconds": None}
-    before = stored[0]
-    seen = {tuple(item) for item in json.loads(before["details"] or "{}").get("objects", ())}
+    before, details = stored[0], json.loads(stored[0]["details"] or "{}")
+    seen = {tuple(item) for item in details.get("objects", ())}
     fresh = [item for item in manifest.objects if (item.name, item.size, item.etag) not in seen]
-    late, lag = max(rows - before["rows"], 0) if fresh else 0, before["late_seconds"]
+    late, lag = max(rows - details.get("read_rows", before["rows"]), 0) if fresh else 0, before["late_seconds"]
     arrived = [item.arrived for item in fresh if item.arrived]
     if late and arrived:
         lag = max(int((max(arrived) - run.window.end).total_seconds()), lag or 0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from datetime import timedelta
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
@@ -41,6 +42,8 @@ class Plan:
         Where the row facts go: one Parquet file, or a folder of them.
     drop_duplicates : bool
         Of rows with one id leave out all but one (`hindcast.engines.repeats`).
+    settle : timedelta
+        For how long after its end files are named that may hold rows of the window; of the flat layout.
     slicing : Slicing, optional
         Segments and versions to profile in coarse bins beside the whole.
     """
@@ -56,6 +59,7 @@ class Plan:
     sample_rows: int
     sidecar: Path
     drop_duplicates: bool = False
+    settle: timedelta = timedelta(0)
     slicing: Slicing | None = None
 
 

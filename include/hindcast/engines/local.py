@@ -10,9 +10,10 @@ import pyarrow as pa
 
 from hindcast.engines.base import Plan, Scan
 from hindcast.engines.repeats import Repeats, find_repeats
+from hindcast.engines.strayed import strayed
 from hindcast.errors import SourceUnreadable, UsageError
 from hindcast.profile.columns import flat_schema
-from hindcast.profile.facts import RowFacts
+from hindcast.profile.facts import Noted, RowFacts
 from hindcast.profile.scan import Scanner
 from hindcast.sources.base import Announced, Streamed
 from hindcast.threads import usable_threads
@@ -156,6 +157,7 @@ def _read(
         faults[item.name] = str(error)
         return set()
     try:
+        facts.noted += Noted(misplaced=strayed(plan, item, file))
         scanner.read(file, kept(file))
     except (OSError, pa.ArrowException, SourceUnreadable) as error:
         facts.discard()
