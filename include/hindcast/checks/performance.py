@@ -441,7 +441,7 @@ class _Judged:
         if baseline is not None and score.value is not None:
             change = change_percent(score.value, baseline)
         reason, status = score.reason, "ok" if score.value is not None else "insufficient_data"
-        if coverage == 0:
+        if coverage == 0 and reason == "no rows":
             reason = "no label of these rows is known yet"
         least = self.run.model.performance.min_label_coverage
         if coverage is not None and score.value is not None and coverage < least:
