@@ -253,8 +253,8 @@ def test_a_pool_is_a_category_like_others_unless_it_is_small(sides):
     both = pooled[0] + pooled[1]
     expected = both[-1] * min(n, m) / (n + m)
     plain = significance.chi2_pvalue(drift.chi2_statistic(*pooled), drift.degrees_of_freedom(*pooled))
-    found = significance.pooled_pvalue(drift.chi2_statistic, *pooled)
-    swapped = significance.pooled_pvalue(drift.chi2_statistic, *pooled[::-1])
+    found = significance.pooled_test(drift.chi2_statistic, *pooled).pvalue
+    swapped = significance.pooled_test(drift.chi2_statistic, *pooled[::-1]).pvalue
     assert 0 <= found <= 1
     assert swapped == pytest.approx(found, rel=1e-6, abs=1e-12)
     if both[-1] == 0 or expected >= 5:
@@ -273,7 +273,7 @@ def test_p_values_of_rare_categories_reject_no_oftener_than_they_say_with_no_dri
         plain = significance.chi2_pvalue(drift.chi2_statistic(*pooled), drift.degrees_of_freedom(*pooled))
         assert (plain < 0.001).mean() > 0.002  # what chi-square itself would say
         for test in (drift.chi2_statistic, drift.g_statistic):
-            found = significance.pooled_pvalue(test, *pooled)
+            found = significance.pooled_test(test, *pooled).pvalue
             for level in (0.001, 0.01, 0.05):
                 most = stats.binom.ppf(1 - 5e-7, trials, level)
                 assert (found < level).sum() <= 1.2 * most, (n, m, test, level)

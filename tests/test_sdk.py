@@ -50,6 +50,10 @@ def make(tmp_path: Path, logs: Path) -> Callable[..., PredictionLogger]:
     return made
 
 
+def chunk(made: Columns, records: list[tuple[Any, ...]]) -> Any:
+    return made.chunk(list(zip(*records, strict=True)))
+
+
 def files(root: Path) -> list[Path]:
     return sorted(root.rglob("*.parquet"))
 
@@ -181,7 +185,7 @@ def test_values_find_a_type_that_holds_them_all(values: list[Any], expected: lis
     """In one piece, and in pieces of one row that are put together."""
     made = Columns(PREDICTION)
     records = [(str(i), {"x": v, "y": 0}, 1, None, None, i, {}) for i, v in enumerate(values)]
-    chunks = [made.chunk([record]) for record in records] if apart else [made.chunk(records)]
+    chunks = [chunk(made, [record]) for record in records] if apart else [chunk(made, records)]
     table = pq.read_table(pa.BufferReader(parquet(made.table(chunks, {"model_name": "m"}))))
     assert table["feature_x"].to_pylist() == expected
 
@@ -191,7 +195,7 @@ def test_a_value_that_does_not_fit_makes_text_of_one_file_only() -> None:
 
     def kind(*values: Any) -> Any:
         records = [("a", {"x": value}, 1, None, None, 0, {}) for value in values]
-        return made.table([made.chunk(records)], {}).schema.field("feature_x").type
+        return made.table([chunk(made, records)], {}).schema.field("feature_x").type
 
     assert [kind(1.5), kind(1.5, "n/a"), kind(2.5), kind(None), kind(3)] == [
         pa.float64(), pa.string(), pa.float64(), pa.float64(), pa.float64(),
@@ -208,7 +212,7 @@ scalars = (
 def test_whatever_the_values_are_every_row_is_written(features: list[dict[str, Any]]) -> None:
     made = Columns(PREDICTION)
     records = [(str(i), f, 1, None, None, 0, {}) for i, f in enumerate(features)]
-    chunks = [made.chunk(records[:2]), *([made.chunk(records[2:])] if records[2:] else [])]
+    chunks = [chunk(made, records[:2]), *([chunk(made, records[2:])] if records[2:] else [])]
     found = pq.read_table(pa.BufferReader(parquet(made.table(chunks, {"model_name": "m"}))))
     assert found["prediction_id"].to_pylist() == [str(i) for i in range(len(features))]
     for name in {name for f in features for name in f}:

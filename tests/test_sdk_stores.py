@@ -29,7 +29,7 @@ def content(*ids: str, names: tuple[str, ...] = PREDICTION, **features: Any) -> 
     """A file as the SDK makes it."""
     made = Columns(names)
     values = ({"x": 1.5, **features}, 1, 0.5, 3.0) if names == PREDICTION else (1,)
-    chunk = made.chunk([(name, *values, NOON, {}) for name in ids])
+    chunk = made.chunk(list(zip(*((name, *values, NOON, {}) for name in ids), strict=True)))
     return bytes(parquet(made.table([chunk], {"model_name": "churn", "model_version": "7"})))
 
 

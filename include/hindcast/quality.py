@@ -33,6 +33,8 @@ STALE_MINUTES = 30.0
 ALERT_ROWS = 5
 ALERT_RATIO = 0.02
 RARELY = 0.1
+# Status and reason of a feature that nobody asked for.
+NEW_COLUMN = "new_column", "the log has this column; the model file and the reference know no value of it"
 _RATIOS = frozenset(name for name in METRICS if name.endswith("_ratio")) | {"column_present"}
 _FAULTS = frozenset({"failed", "all_null", "missing_column", "type_changed"})
 
@@ -298,8 +300,7 @@ def _unknown(facts: WindowFacts, features: Mapping[str, Feature]) -> list[str]:
 
 
 def _new_column(name: str) -> Row:
-    reason = "the log has this column; the model file and the reference know no value of it"
-    return _row(Rule(name, "column_present"), 1.0, "new_column", reason)
+    return _row(Rule(name, "column_present"), 1.0, *NEW_COLUMN)
 
 
 def _row(rule: Rule, value: float | None, status: str, reason: str | None) -> Row:

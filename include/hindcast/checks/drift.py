@@ -15,7 +15,7 @@ from hindcast.checks.levels import accepted, hours_before, just_accepted, left_o
 from hindcast.checks.refit import refitted
 from hindcast.checks.run import Result, Run
 from hindcast.checks.segments import segment_rows
-from hindcast.checks.statuses import UNKNOWN, status_of
+from hindcast.checks.statuses import status_of
 from hindcast.drift import windows
 from hindcast.drift.baseline import RANGE, SCALES, TIERS, Comparison, Totals, comparisons
 from hindcast.drift.measures import FURTHER, PRIMARY, measure, p_of
@@ -24,6 +24,7 @@ from hindcast.drift.unseen import next_sample
 from hindcast.profile.bins import LABEL
 from hindcast.profile.profile import NEW, Sparse
 from hindcast.profile.scan import MISSING
+from hindcast.quality import NEW_COLUMN
 from hindcast.results import tables
 from hindcast.spread import REMEMBERED, Memory, overlapping
 from hindcast.window import HOUR
@@ -355,7 +356,7 @@ def _rows(
 
 def _unknown_row(run: Run, name: str, version: str) -> Row:
     """The one row of a feature that the reference knows no value of."""
-    status, reason = UNKNOWN
+    status, reason = NEW_COLUMN
     key = {
         "segment": "*",
         "feature": name,

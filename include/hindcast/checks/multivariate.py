@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 
 from hindcast.checks.reference import reference_sample
 from hindcast.checks.run import Run
-from hindcast.drift import multivariate
+from hindcast.drift import moments, multivariate
 from hindcast.drift.multivariate import Rows
 from hindcast.errors import NotEnoughData, UsageError
 from hindcast.profile.columns import as_text, buffer_values, common_type, conformed, nulls, numbers
@@ -41,7 +41,6 @@ LEAST_ROWS = 100
 ALPHA = 0.001
 AUC_FLOOR, CORRELATION_FLOOR = 0.55, 0.10
 NAMED = 5
-_SQUARED = 1e140
 ERROR, AUC, IMPORTANCE, CORRELATION = (
     "pca_reconstruction_error",
     "domain_classifier_auc",
@@ -269,8 +268,7 @@ def _judged_values(found: tuple[Any, Any], n: int, m: int, *, number: bool) -> t
 
 def _in_one_unit(then: Floats, now: Floats) -> tuple[Floats, Floats]:
     """Both sides of a feature over their largest value, if its square is no number: none of the three has a unit."""
-    largest = max(float(np.nanmax(np.abs(side))) for side in (then, now))
-    unit = 2.0 ** np.floor(np.log2(largest)) if largest > _SQUARED else 1.0
+    unit = moments.unit_of(max(np.nanmax(np.abs(side)) for side in (then, now)))
     return then / unit, now / unit
 
 

@@ -14,7 +14,6 @@ if TYPE_CHECKING:
 
     from hindcast.profile.profile import Profile
 
-UNKNOWN = "new_column", "the log has this column; the model file and the reference know no value of it"
 _NUMBERS = ("int", "uint", "float", "half", "double", "decimal")
 
 

@@ -212,18 +212,18 @@ def _categorical(now: Totals, then: Totals, *, further: bool) -> dict[str, Float
     a, b = then.categorical, now.categorical
     n, m = b.sum(axis=1), a.sum(axis=1)
     pooled = statistics.pool_rare(a, b)
+    chi2 = significance.pooled_test(statistics.chi2_statistic, *pooled)
     found = {
         "n": n,
         "m": m,
-        "chi2_statistic": statistics.chi2_statistic(*pooled),
-        p_of("chi2_statistic"): significance.pooled_pvalue(statistics.chi2_statistic, *pooled),
+        "chi2_statistic": chi2.statistic,
+        p_of("chi2_statistic"): chi2.pvalue,
         # The index sums over bins, and rare categories would fill it with noise.
         "population_stability_index": statistics.population_stability_index(*pooled),
         "jensen_shannon_distance": statistics.jensen_shannon_distance(a, b),
     }
     if further:
-        found["g_statistic"] = statistics.g_statistic(*pooled)
-        found[p_of("g_statistic")] = significance.pooled_pvalue(statistics.g_statistic, *pooled)
+        found["g_statistic"], found[p_of("g_statistic")] = significance.pooled_test(statistics.g_statistic, *pooled)
         found["cramers_v"] = statistics.cramers_v(*pooled)
         missing, new = depth + NULL_CATEGORY, depth + NEW
         found |= _distances(a, b) | _share("missing_ratio_change", a[:, missing], m, b[:, missing], n)

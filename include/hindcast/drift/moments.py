@@ -77,11 +77,22 @@ def in_units(edges: ArrayLike, sums: ArrayLike) -> tuple[Floats, Floats, Floats]
     ([1.0, inf], [0.5, 0.0, 0.0], True)
     """
     places = np.asarray(edges, dtype=np.float64)
-    largest = np.where(np.isfinite(places), np.abs(places), 0.0).max(axis=-1, initial=0.0)
-    odd = (largest > 0) & ((largest > _SQUARED) | (largest < 1 / _SQUARED))
-    unit = np.where(odd, np.exp2(np.floor(np.log2(np.where(odd, largest, 1.0)))), 1.0)
+    unit = unit_of(np.where(np.isfinite(places), np.abs(places), 0.0).max(axis=-1, initial=0.0))
     each = unit[..., np.newaxis]
     return places / each, np.asarray(sums, dtype=np.float64) / each, unit
+
+
+def unit_of(largest: ArrayLike) -> Floats:
+    """The power of two at or below the largest of some numbers, if its square is no number; else 1.
+
+    Examples
+    --------
+    >>> [float(unit_of(largest)) for largest in (0.0, 3.0, 2.0**1000)] == [1.0, 1.0, 2.0**1000]
+    True
+    """
+    size = np.asarray(largest, dtype=np.float64)
+    odd = (size > 0) & ((size > _SQUARED) | (size < 1 / _SQUARED))
+    return np.where(odd, np.exp2(np.floor(np.log2(np.where(odd, size, 1.0)))), 1.0)
 
 
 def bin_means(edges: ArrayLike, counts: ArrayLike, sums: ArrayLike) -> tuple[Floats, Floats]:

@@ -357,13 +357,17 @@ def _without_second_look(
     for (s, j), d in decided.items():
         begins = d.drifted and not inside[j] and (planned is None or not planned[s, j])
         if begins and not waited[s, j] and d.value**2 < MARGINAL * d.threshold**2:
-            jitters = by[d.scale, d.tier].jitters[j]
-            hourly, longer = spread.nan_median(excess[:, TIERS.index(d.tier), :2, j]).tolist()
-            waiting[s, j] = s == 0 or ((jitters or hourly <= 0) and longer > LASTING * hourly)
+            waiting[s, j] = s == 0 or _lasts(excess[:, TIERS.index(d.tier), :2, j], by[d.scale, d.tier].jitters[j])
     for s, j in np.argwhere(waiting).tolist():
         reason = "just beyond what its hours do by themselves: raised if the next hour is, too"
         decided[s, j] = replace(decided[s, j], drifted=False, reason=reason)
     return waiting
+
+
+def _lasts(excess: Floats, jitters: bool) -> bool:  # noqa: FBT001 - of one series
+    """Whether jitter sets the threshold, and lasts for hours; excesses of one hour and of six, (n_remembered, 2)."""
+    hourly, longer = spread.nan_median(excess).tolist()
+    return bool((jitters or hourly <= 0) and longer > LASTING * hourly)
 
 
 def _beyond_range(

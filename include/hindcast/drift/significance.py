@@ -13,7 +13,7 @@ import numpy as np
 from scipy import special
 
 from hindcast.drift import moments
-from hindcast.drift.statistics import Outcome, degrees_of_freedom, sides
+from hindcast.drift.statistics import BELOW_ONE, Outcome, degrees_of_freedom, sides
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -21,9 +21,6 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
     from hindcast.drift.statistics import Floats
-
-
-_BELOW_ONE = np.nextafter(1.0, 0.0)
 
 
 def ks_pvalue(statistic: ArrayLike, n: ArrayLike, m: ArrayLike) -> Floats:
@@ -73,8 +70,8 @@ def chi2_pvalue(statistic: ArrayLike, df: ArrayLike) -> Floats:
     return np.where(lone, 1.0, special.chdtrc(np.where(lone, 1.0, freedom), value))[()]
 
 
-def pooled_pvalue(test: Callable[[Floats, Floats], Floats], reference: ArrayLike, current: ArrayLike) -> Floats:
-    """P-value of chi-square or G after `hindcast.drift.statistics.pool_rare`, also where the pool is small.
+def pooled_test(test: Callable[[Floats, Floats], Floats], reference: ArrayLike, current: ArrayLike) -> Outcome:
+    """Chi-square or G and its p-value after `hindcast.drift.statistics.pool_rare`, also where the pool is small.
 
     A pool that is expected to hold 5 rows or more in the smaller sample is a category as any other. A smaller one,
     which the chi-square distribution does not describe, is held against the rest by Fisher's exact test, the rest is
@@ -89,7 +86,8 @@ def pooled_pvalue(test: Callable[[Floats, Floats], Floats], reference: ArrayLike
 
     Returns
     -------
-    float in [0, 1]; 1 for one lone category, nan where a side is empty. With no drift uniform, or larger than that.
+    statistic as `test` has it, and p-value in [0, 1]; 1 for one lone category, nan where a side is empty. With no drift
+    the p-value is uniform, or larger than that.
 
     References
     ----------
@@ -103,22 +101,23 @@ def pooled_pvalue(test: Callable[[Floats, Floats], Floats], reference: ArrayLike
     >>> then, now = np.array([1500, 500, 0]), np.array([14, 5, 1])
     >>> f"{chi2_pvalue(chi2_statistic(then, now), degrees_of_freedom(then, now)):.0e}"
     '2e-22'
-    >>> round(float(pooled_pvalue(chi2_statistic, then, now)), 3)
+    >>> round(float(pooled_test(chi2_statistic, then, now).pvalue), 3)
     0.02
     """
     r, c, n, m = sides(reference, current)
-    whole = chi2_pvalue(test(r, c), degrees_of_freedom(r, c))
+    statistic = test(r, c)
+    whole = chi2_pvalue(statistic, degrees_of_freedom(r, c))
     pool = r[..., -1] + c[..., -1]
     small = (pool > 0) & (pool * (np.minimum(n, m) / (n + m))[..., 0] < 5)
     if not small.any():
-        return whole
+        return Outcome(statistic, whole)
     rest, others = r[..., :-1], c[..., :-1]
     df = degrees_of_freedom(rest, others)
     # Of a side that lies in the pool alone, nothing is left to be compared.
     kept = np.where(np.isnan(df), 1.0, chi2_pvalue(test(rest, others), df))
     rare = two_proportion_pvalue(r[..., -1], n[..., 0], c[..., -1], m[..., 0])
-    both = -np.expm1(2 * np.log1p(-np.minimum(np.minimum(kept, rare), _BELOW_ONE)))
-    return np.where(small, np.where(df > 0, both, rare), whole)[()]
+    both = -np.expm1(2 * np.log1p(-np.minimum(np.minimum(kept, rare), BELOW_ONE)))
+    return Outcome(statistic, np.where(small, np.where(df > 0, both, rare), whole)[()])
 
 
 # Two shares: missing values, zeros, new categories, rows out of range

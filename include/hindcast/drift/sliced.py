@@ -78,12 +78,13 @@ def _numeric(then: Floats, now: Floats) -> dict[str, Floats]:
 
 def _categorical(then: Floats, now: Floats) -> dict[str, Floats]:
     pooled = statistics.pool_rare(then, now)
+    chi2 = significance.pooled_test(statistics.chi2_statistic, *pooled)
     nulls = [side[:, WIDTH + NULL_CATEGORY] for side in (then, now)]
     return {
         "n": now.sum(axis=1),
         "m": then.sum(axis=1),
-        MAIN["categorical"]: statistics.chi2_statistic(*pooled),
-        p_of(MAIN["categorical"]): significance.pooled_pvalue(statistics.chi2_statistic, *pooled),
+        MAIN["categorical"]: chi2.statistic,
+        p_of(MAIN["categorical"]): chi2.pvalue,
         EFFECT: statistics.jensen_shannon_distance(then, now),
         **_missing(nulls[0], then.sum(axis=1), nulls[1], now.sum(axis=1)),
     }

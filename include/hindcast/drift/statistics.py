@@ -29,7 +29,7 @@ from scipy import special
 
 Floats = NDArray[np.float64]
 
-_BELOW_ONE = np.nextafter(1.0, 0.0)
+BELOW_ONE = np.nextafter(1.0, 0.0)
 
 
 class Outcome(NamedTuple):
@@ -349,7 +349,7 @@ def jensen_shannon_distance(reference: ArrayLike, current: ArrayLike) -> Floats:
     both = p + q
     # With t = (p - q) / (p + q), p / mean = 1 + t and q / mean = 1 - t: log1p keeps small differences exact. At t = ±1
     # the logarithm has a factor of zero and only has to be finite.
-    t = np.clip((p - q) / np.where(both == 0, 1.0, both), -_BELOW_ONE, _BELOW_ONE)
+    t = np.clip((p - q) / np.where(both == 0, 1.0, both), -BELOW_ONE, BELOW_ONE)
     bits: Floats = row_sums(p * np.log1p(t) + q * np.log1p(-t)) / (2 * np.log(2))
     return np.sqrt(np.clip(bits, 0.0, 1.0))
 

@@ -14,9 +14,9 @@ from hindcast.sdk import columns
 from hindcast.sdk.spool import Finished, Spool, SpoolFull
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
-    from hindcast.sdk.columns import Chunk, Record
+    from hindcast.sdk.columns import Chunk, Record, Values
     from hindcast.sdk.sender import Sender
     from hindcast.sdk.spool import Overflow
     from hindcast.sdk.tally import Tally
@@ -188,47 +188,41 @@ class Builder:
 
     # --- records into columns ---
 
-    def _take(self, values: Sequence[Sequence[Any]]) -> None:
+    def _take(self, values: Values) -> None:
         """Take the values of some records, parameter by parameter."""
-        hour = columns.one_hour(values[-2])
-        if hour is not None:
-            try:
-                chunk = self._columns.chunk_of(values)
-            except Exception:  # noqa: BLE001, S110 - below it is found out whose fault it is
-                pass
-            else:
-                self._add(hour, chunk)
-                return
-        for at, some in self._by_hour(list(zip(*values, strict=True))):
-            found = self._chunk(self._columns, some)
-            if found is not None:
-                self._add(at, found)
+        only = columns.one_hour(values[-2])
+        hours = self._by_hour(zip(*values, strict=True)) if only is None else [(only, values)]
+        for hour, some in hours:
+            chunk = self._chunk(self._columns, some)
+            if chunk is not None:
+                pending = self._pending.setdefault(hour, Pending(time.monotonic()))
+                pending.rows += len(chunk["prediction_id"])
+                pending.chunks.append(chunk)
+                self._tally.log(chunk)
 
-    def _add(self, hour: int, chunk: Chunk) -> None:
-        pending = self._pending.setdefault(hour, Pending(time.monotonic()))
-        pending.rows += len(chunk["prediction_id"])
-        pending.chunks.append(chunk)
-        self._tally.log(chunk)
-
-    def _by_hour(self, records: Sequence[Record]) -> Iterator[tuple[int, Sequence[Record]]]:
+    def _by_hour(self, records: Iterable[Record]) -> Iterator[tuple[int, Values]]:
         hours: dict[int, list[Record]] = {}
         for record in records:
             try:
                 hours.setdefault(columns.hour(record[-2]), []).append(record)
             except Exception as error:  # noqa: BLE001 - a moment may be anything, and its time zone do anything
                 self._tally.drop(1, "unwritable", error)
-        yield from hours.items()
+        for hour, some in hours.items():
+            yield hour, list(zip(*some, strict=True))
 
-    def _chunk(self, made: columns.Columns, records: Sequence[Record]) -> Chunk | None:
-        """Columns of records; those that cannot be written are counted and left out."""
+    def _chunk(self, made: columns.Columns, values: Values) -> Chunk | None:
+        """Columns of some records; those that cannot be written are counted and left out."""
         try:
-            return made.chunk(records)
+            return made.chunk(values)
         except Exception as error:  # noqa: BLE001 - a record may hold anything
-            if len(records) == 1:
+            if len(values[0]) == 1:
                 self._tally.drop(1, "unwritable", error)
                 return None
-        good = [record for record in records if self._chunk(columns.Columns(self._names), [record]) is not None]
-        return made.chunk(good) if good else None
+        good = [record for record in zip(*values, strict=True) if self._alone(record) is not None]
+        return made.chunk(list(zip(*good, strict=True))) if good else None
+
+    def _alone(self, record: Record) -> Chunk | None:
+        return self._chunk(columns.Columns(self._names), [(value,) for value in record])
 
     # --- columns into files ---
 
@@ -283,8 +277,8 @@ class Builder:
         """Make files of an overflow; until all are on the disk it stays, and would be made into the same again."""
         made, kept, chunks = columns.Columns(self._names), [], []
         try:
-            for hour, records in self._by_hour(overflow.records):
-                chunk = self._chunk(made, records)
+            for hour, values in self._by_hour(overflow.records):
+                chunk = self._chunk(made, values)
                 if chunk is not None:
                     name = f"{columns.folder_of(hour)}/{overflow.path.stem}.parquet"
                     content = columns.parquet(made.table([chunk], overflow.model))

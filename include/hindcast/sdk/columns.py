@@ -6,6 +6,7 @@ this table; a column whose values are all missing keeps the type that it had bef
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from itertools import chain
 from typing import TYPE_CHECKING, Any
@@ -16,9 +17,11 @@ import pyarrow.parquet as pq
 from hindcast.sdk import arrays
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Mapping
 
 Record = tuple[Any, ...]
+# Of some records, all values of each parameter.
+Values = Sequence[Sequence[Any]]
 Chunk = dict[str, pa.Array]
 # Every record begins with its id and ends with its moment and further columns.
 PREDICTION = ("prediction_id", "features", "prediction", "confidence", "latency_ms", "timestamp", "more")
@@ -84,17 +87,7 @@ class Columns:
         self._names = names
         self._kinds: dict[str, pa.DataType] = {}
 
-    def chunk(self, records: Sequence[Record]) -> Chunk:
-        """Columns of some records.
-
-        Raises
-        ------
-        UsageError
-            A timestamp is none.
-        """
-        return self.chunk_of(list(zip(*records, strict=True)))
-
-    def chunk_of(self, given: Sequence[Sequence[Any]]) -> Chunk:
+    def chunk(self, given: Values) -> Chunk:
         """Columns of some records, given all values of each parameter.
 
         Raises
